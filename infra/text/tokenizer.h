@@ -25,6 +25,8 @@ struct tokenizer;
 enum tokenize_flag {
     TOKENIZE_SPECIAL = 1,       /* run the post-processor: BOS and the like */
     TOKENIZE_PARSE_SPECIAL = 2, /* special tokens written in the text become their ids */
+    TOKENIZE_CONTINUE = 4,      /* the text goes on where other text ended: SentencePiece-style files
+                                   put no extra space in front (completions after a prompt) */
 };
 
 /* path_to_tokenizer_json may also be the directory that holds tokenizer.json. Beside it,

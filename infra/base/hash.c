@@ -1,0 +1,112 @@
+#include "infra/base/hash.h"
+
+#include <pthread.h>
+#include <sodium.h>
+#include <string.h>
+
+_Static_assert(sizeof(struct hash_state) >= sizeof(crypto_hash_sha256_state), "state fits");
+_Static_assert(HASH_BYTES == crypto_hash_sha256_BYTES, "SHA-256 digest size");
+
+#define CRC32C_POLYNOMIAL 0x82F63B78u /* 0x1EDC6F41 reflected */
+
+void hash_begin(struct hash_state *state)
+{
+    crypto_hash_sha256_init((crypto_hash_sha256_state *)(void *)state->opaque);
+}
+
+void hash_update(struct hash_state *state, const void *data, size_t bytes)
+{
+    crypto_hash_sha256_update((crypto_hash_sha256_state *)(void *)state->opaque, data, bytes);
+}
+
+void hash_end(struct hash_state *state, struct hash *hash)
+{
+    crypto_hash_sha256_final((crypto_hash_sha256_state *)(void *)state->opaque, hash->bytes);
+}
+
+void hash_sha256(const void *data, size_t bytes, struct hash *hash)
+{
+    crypto_hash_sha256(hash->bytes, data, bytes);
+}
+
+void hash_hex(const struct hash *hash, char hex[HASH_HEX_SIZE])
+{
+    sodium_bin2hex(hex, HASH_HEX_SIZE, hash->bytes, HASH_BYTES);
+}
+
+uint64_t hash_u64(const void *data, size_t bytes)
+{
+    const unsigned char *p = data;
+    uint64_t h = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < bytes; i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    /* FNV's high bits depend on few input bits; the final mix of MurmurHash3 spreads them. */
+    h = (h ^ (h >> 33)) * 0xff51afd7ed558ccdu;
+    h = (h ^ (h >> 33)) * 0xc4ceb9fe1a85ec53u;
+    return h ^ (h >> 33);
+}
+
+/* crc_table[k][b]: the remainder of byte b followed by k zero bytes. */
+static uint32_t crc_table[8][256];
+static pthread_once_t crc_once = PTHREAD_ONCE_INIT;
+
+static void crc_table_fill(void)
+{
+    for (uint32_t b = 0; b < 256; b++) {
+        uint32_t crc = b;
+        for (int bit = 0; bit < 8; bit++)
+            crc = (crc >> 1) ^ ((crc & 1) ? CRC32C_POLYNOMIAL : 0);
+        crc_table[0][b] = crc;
+    }
+    for (int k = 1; k < 8; k++) {
+        for (uint32_t b = 0; b < 256; b++) {
+            uint32_t before = crc_table[k - 1][b];
+            crc_table[k][b] = (before >> 8) ^ crc_table[0][before & 0xff];
+        }
+    }
+}
+
+uint32_t hash_crc32c_portable(uint32_t crc, const void *data, size_t bytes)
+{
+    const unsigned char *p = data;
+    pthread_once(&crc_once, crc_table_fill);
+    crc = ~crc;
+    for (; bytes >= 8; bytes -= 8, p += 8) {
+        uint64_t word;
+        memcpy(&word, p, 8);
+        word ^= crc;
+        crc = 0;
+        for (int i = 0; i < 8; i++)
+            crc ^= crc_table[7 - i][(word >> (8 * i)) & 0xff];
+    }
+    for (; bytes > 0; bytes--, p++)
+        crc = (crc >> 8) ^ crc_table[0][(crc ^ *p) & 0xff];
+    return ~crc;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("sse4.2"))) static uint32_t crc_instruction(uint32_t crc, const void *data,
+                                                                  size_t bytes)
+{
+    const unsigned char *p = data;
+    uint64_t c = (uint32_t)~crc;
+    for (; bytes >= 8; bytes -= 8, p += 8) {
+        uint64_t word;
+        memcpy(&word, p, 8);
+        c = __builtin_ia32_crc32di(c, word);
+    }
+    uint32_t tail = (uint32_t)c;
+    for (; bytes > 0; bytes--, p++)
+        tail = __builtin_ia32_crc32qi(tail, *p);
+    return ~tail;
+}
+#endif
+
+uint32_t hash_crc32c(uint32_t crc, const void *data, size_t bytes)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("sse4.2"))
+        return crc_instruction(crc, data, bytes);
+#endif
+    return hash_crc32c_portable(crc, data, bytes);
+}

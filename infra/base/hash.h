@@ -1,0 +1,33 @@
+/* Checksums and content hashes. */
+#ifndef HONE_BASE_HASH_H
+#define HONE_BASE_HASH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define HASH_BYTES    32
+#define HASH_HEX_SIZE 65
+
+struct hash {
+    unsigned char bytes[HASH_BYTES];
+};
+
+/* Incremental SHA-256 (libsodium). */
+struct hash_state {
+    _Alignas(16) unsigned char opaque[128];
+};
+void hash_begin(struct hash_state *state);
+void hash_update(struct hash_state *state, const void *data, size_t bytes);
+void hash_end(struct hash_state *state, struct hash *hash);
+
+void hash_sha256(const void *data, size_t bytes, struct hash *hash);
+void hash_hex(const struct hash *hash, char hex[HASH_HEX_SIZE]);
+/* 64-bit non-cryptographic hash for ids and tables (FNV-1a with a final mix). */
+uint64_t hash_u64(const void *data, size_t bytes);
+/* CRC-32C (Castagnoli). Starts from 0 and continues from its own result:
+ * hash_crc32c(0, "123456789", 9) = 0xE3069283. */
+uint32_t hash_crc32c(uint32_t crc, const void *data, size_t bytes);
+/* The same value from tables alone: what hash_crc32c does on a CPU without SSE 4.2. */
+uint32_t hash_crc32c_portable(uint32_t crc, const void *data, size_t bytes);
+
+#endif

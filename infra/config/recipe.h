@@ -1,0 +1,249 @@
+/* The recipe: everything a run is told, as one struct, resolved (every value present) and
+ * read-only.
+ *
+ * recipe_load reads YAML through the field tables of recipe_fields.c, applies overrides, fills
+ * defaults and checks types, names and ranges. The caller owns the struct; every string and list in
+ * it is released by recipe_release. Strings are never NULL: "" means not given. Counts of tokens,
+ * steps and rows are int64_t; 0 means what the field's help says (all, off, derived).
+ *
+ * 1. recipe_print's text loads again into an equal recipe, and prints again to the same bytes.
+ * 2. Equal recipe_hash means that a run of one may be continued as a run of the other. output_dir,
+ *    pools and log do not count: they never change what is computed.
+ * 3. Every problem of a recipe is reported at once, with file, line and column. */
+#ifndef HONE_CONFIG_RECIPE_H
+#define HONE_CONFIG_RECIPE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "infra/base/hash.h"
+#include "infra/base/text.h"
+#include "infra/config/field.h"
+#include "infra/config/problem.h"
+
+enum recipe_dtype { RECIPE_FLOAT32, RECIPE_BFLOAT16 };
+enum recipe_init { RECIPE_INIT_NONE, RECIPE_INIT_RANDOM };
+enum recipe_schedule { RECIPE_SCHEDULE_CONSTANT, RECIPE_SCHEDULE_LINEAR, RECIPE_SCHEDULE_COSINE };
+enum recipe_baseline {
+    RECIPE_BASELINE_GROUP_MEAN,
+    RECIPE_BASELINE_LEAVE_ONE_OUT,
+    RECIPE_BASELINE_NONE
+};
+enum recipe_scale { RECIPE_SCALE_GROUP_STD, RECIPE_SCALE_NONE };
+enum recipe_aggregation {
+    RECIPE_AGGREGATE_TOKEN_MEAN,    /* mean over the batch's trained tokens */
+    RECIPE_AGGREGATE_SEQUENCE_MEAN, /* mean over tokens in a trajectory, then over trajectories */
+    RECIPE_AGGREGATE_CONSTANT       /* sum / (trajectories x max_completion_tokens) */
+};
+enum recipe_kl_estimator { RECIPE_KL_K1, RECIPE_KL_K2, RECIPE_KL_K3 };
+enum recipe_pairs_source { RECIPE_PAIRS_FILE, RECIPE_PAIRS_RL_LOG };
+enum recipe_log_keep { RECIPE_KEEP_ALL, RECIPE_KEEP_UNACKNOWLEDGED };
+enum recipe_log_level { RECIPE_LOG_DEBUG, RECIPE_LOG_INFO, RECIPE_LOG_WARN, RECIPE_LOG_ERROR };
+
+/* A new model instead of model.path. The vocabulary is the tokenizer's. */
+struct init_settings {
+    enum recipe_init method;
+    int64_t hidden_size, layers, heads, kv_heads, head_dim, intermediate_size, max_positions;
+    double rope_theta;
+    bool tie_embeddings;
+    const char *tokenizer; /* a directory that holds tokenizer.json */
+};
+
+struct model_settings {
+    const char *path;        /* a checkpoint directory; "" with init.method random */
+    enum recipe_dtype dtype; /* of compute */
+    const char *chat_layout; /* how messages become text: a chat_layout_parse name */
+    struct init_settings init;
+};
+
+struct pool_settings {
+    struct string_list devices; /* "cpu:0-3", "cuda:0"; empty: derived from the machine */
+    int64_t workers;            /* 0: derived */
+    int64_t threads;            /* per worker; 0: derived from the devices */
+};
+
+struct pools_settings {
+    struct pool_settings learner, actors, scorers;
+};
+
+struct optimizer_settings {
+    double learning_rate;
+    enum recipe_schedule schedule;
+    int64_t warmup_steps;
+    double min_lr_ratio; /* the schedule ends at learning_rate x this */
+    double weight_decay, beta1, beta2, epsilon;
+    double max_grad_norm; /* 0: no clipping */
+};
+
+/* The columns a stage has no use for cannot be set in its table and stay "". */
+struct data_settings {
+    struct string_list path;
+    const char *format; /* a dataset_format_parse name */
+    const char *prompt_column, *completion_column, *text_column;
+    const char *ground_truth_column, *capability_column, *data_source_column; /* rl, eval */
+    const char *chosen_column, *rejected_column;                              /* dpo */
+    const char *prompt_template, *completion_template;
+    int64_t max_rows; /* 0: all */
+};
+
+struct sampling_settings {
+    double temperature; /* 0: greedy (eval only) */
+    double top_p;       /* 1: off */
+    int64_t top_k;      /* 0: off */
+    double min_p;       /* 0: off */
+    int64_t max_completion_tokens;
+    struct string_list stop;
+};
+
+struct sft_settings {
+    struct data_settings data;
+    int64_t epochs;
+    int64_t max_steps;          /* 0: no limit but epochs */
+    int64_t batch_tokens;       /* per optimizer step */
+    int64_t micro_batch_tokens; /* per forward and backward pass */
+    int64_t max_length;         /* tokens of one sequence */
+    struct optimizer_settings optimizer;
+    int64_t save_steps; /* 0: only at the end */
+    int64_t log_steps;
+};
+
+struct objective_settings {
+    enum recipe_baseline baseline;
+    enum recipe_scale scale;
+    double clip_low, clip_high;
+    double dual_clip; /* 0: off */
+    enum recipe_aggregation aggregation;
+    double kl_coef; /* 0: no reference model is kept for the loss */
+    enum recipe_kl_estimator kl_estimator;
+    double kl_limit; /* nats a token against the stage's start; 0: off */
+    double entropy_coef;
+};
+
+struct actor_settings {
+    int64_t slots;
+    int64_t prefill_chunk_tokens;
+};
+
+struct rl_settings {
+    struct data_settings data;
+    int64_t steps;
+    int64_t prompts_per_step;
+    int64_t group_size;
+    int64_t updates_per_batch;
+    int64_t max_prompt_tokens;
+    struct sampling_settings sampling;
+    int64_t staleness_max; /* 0: synchronous */
+    struct objective_settings objective;
+    bool drop_zero_advantage;
+    struct optimizer_settings optimizer;
+    int64_t micro_batch_tokens;
+    int64_t checkpoint_steps;
+    int64_t keep_checkpoints;
+    double lease_timeout_s;
+    struct actor_settings actor;
+    int64_t eval_steps; /* 0: only after the stage */
+};
+
+struct reward_part_settings {
+    const char *name;
+    const char *verifier; /* a built-in; or "command" */
+    struct string_list command;
+    double weight;
+    double timeout_s;
+};
+
+struct reward_part_list {
+    struct reward_part_settings *items;
+    int32_t count;
+};
+
+struct reward_settings {
+    struct reward_part_list parts;
+    double pass_threshold; /* a total of at least this counts as passed */
+    double max_error_rate;
+    int64_t max_retries;
+};
+
+struct dpo_settings {
+    struct data_settings data;
+    enum recipe_pairs_source source;
+    double beta;
+    double label_smoothing;
+    int64_t epochs;
+    int64_t max_steps; /* 0: no limit but epochs */
+    int64_t pairs_max; /* 0: all */
+    double min_margin; /* rl_log: least difference in reward within a pair */
+    int64_t batch_pairs;
+    int64_t micro_batch_tokens;
+    int64_t max_length;
+    struct optimizer_settings optimizer;
+    int64_t save_steps; /* 0: only at the end */
+    int64_t log_steps;
+};
+
+struct eval_settings {
+    bool enabled;
+    struct data_settings data;
+    int64_t max_prompts; /* 0: all */
+    int64_t samples;     /* per prompt */
+    int64_t k;           /* pass@k, k <= samples */
+    int64_t max_prompt_tokens;
+    struct sampling_settings sampling;
+    int64_t slots;
+};
+
+struct log_settings {
+    enum recipe_log_keep keep;
+    enum recipe_log_level level;
+};
+
+/* Where each given key stands, for messages of later checks. */
+struct recipe_place {
+    char *key; /* "rl.group_size" */
+    struct source_place place;
+};
+
+struct recipe {
+    const char *name;
+    int64_t seed;
+    const char *output_dir;
+    struct string_list stages; /* "sft", "rl", "dpo" in the order they run */
+    struct model_settings model;
+    struct pools_settings pools;
+    struct sft_settings sft;
+    struct rl_settings rl;
+    struct reward_settings reward;
+    struct dpo_settings dpo;
+    struct eval_settings eval;
+    struct log_settings log;
+
+    char *file;                  /* the path given to recipe_load; owns places' source */
+    struct string_list given;    /* overrides as "--set a.b=c"; owns places' source */
+    struct recipe_place *places; /* in no particular order */
+    int32_t place_count;
+};
+
+/* path NULL: defaults and overrides alone. overrides are "a.b=c" each, applied in order; list
+ * elements by index ("reward.parts.0.weight=2"), one past the last appends. Relative paths stay as
+ * written: they mean the current directory.
+ * 0; HONE_EINVAL with at least one problem added; or an error when the file cannot be read. On
+ * error the recipe is released. */
+int recipe_load(struct recipe *recipe, const char *path, const char *const *overrides, int count,
+                struct problems *problems);
+void recipe_release(struct recipe *recipe);
+
+/* The resolved recipe as YAML, every value present. Appends to text. */
+void recipe_print(const struct recipe *recipe, struct text *text);
+/* 64 hex digits. */
+void recipe_hash(const struct recipe *recipe, char hex[HASH_HEX_SIZE]);
+/* Whether a stage ("sft", "rl", "dpo") is among the recipe's stages. */
+bool recipe_has_stage(const struct recipe *recipe, const char *stage);
+/* Place of a key: its own, else that of the nearest enclosing key, else the file. */
+struct source_place recipe_place_of(const struct recipe *recipe, const char *key);
+const char *recipe_dtype_name(enum recipe_dtype dtype); /* "float32", "bfloat16" */
+
+/* A JSON schema (draft 2020-12) and the reference page, made from the field tables. */
+void recipe_schema_json(struct text *text);
+void recipe_reference_markdown(struct text *text);
+
+#endif

@@ -1,0 +1,43 @@
+/* Direct preference optimisation: pairs (from a file or mined from the RL log) -> reference logprobs, cached
+ * once -> trainer steps. One process; ticked: one optimiser step a tick. Resumable bit for bit. */
+#ifndef HONE_DPO_DPO_STAGE_H
+#define HONE_DPO_DPO_STAGE_H
+
+#include "dpo/preference_loss.h"
+#include "infra/telemetry/metrics.h"
+#include "infra/text/dataset.h"
+#include "infra/text/tokenizer.h"
+
+struct dpo_options {
+    bool from_log;                /* mine RUN/rl/log instead of reading data */
+    const char *log_directory;
+    struct dataset_options data;  /* format preference */
+    const char *model_directory;  /* where training starts; also the reference model */
+    const char *stage_directory;
+    const char *recipe_hash;
+    uint64_t seed;
+    int64_t epochs, max_steps;
+    int32_t batch_pairs;
+    int32_t pairs_max;            /* 0 = all */
+    float min_margin;             /* mined: reward(best) - reward(worst) at least this */
+    float max_length_ratio;       /* mined: longer / shorter completion at most this; 0 = off */
+    int32_t max_length;           /* longer pairs are dropped and counted */
+    int64_t save_steps;
+    int keep_checkpoints;
+    struct preference_options loss;
+    struct trainer_options trainer;
+};
+
+struct dpo_progress {
+    int64_t step, total_steps, pairs, dropped_pairs;
+    double loss, accuracy, margin, chosen_reward, rejected_reward, learning_rate, gradient_norm;
+    bool finished;
+};
+
+struct dpo_stage;
+int dpo_stage_create(struct dpo_stage **stage, const struct dpo_options *options,
+                     const struct compute *compute, struct clock *clock, struct metrics *metrics);
+int dpo_stage_tick(struct dpo_stage *stage, struct dpo_progress *progress);
+void dpo_stage_destroy(struct dpo_stage *stage);
+
+#endif

@@ -1,0 +1,91 @@
+/* The 16-lane fp32 vector that every CPU kernel is written in: `struct vec`. The instruction set is
+ * the one this translation unit is compiled for, so one kernel source gives every table.
+ *
+ * Invariants:
+ *  V1  Every operation is one IEEE operation per lane (round to nearest even), with DAZ and FTZ from
+ *      MXCSR; only vec_fma and vec_fnma fuse. So all instruction sets give the same bits.
+ *  V2  vec_max(a, b) is a > b ? a : b and vec_min(a, b) is a < b ? a : b, per lane, as MAXPS does.
+ *  V3  vec_sum and vec_max_lanes reduce lane j with lane j + width/2 for widths 16, 8, 4, 2 (N5). */
+#ifndef HONE_COMPUTE_CPU_VEC_H
+#define HONE_COMPUTE_CPU_VEC_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "infra/compute/dtype.h"
+
+#define VEC_LANES 16
+
+#if defined(HONE_VEC_SIMDE) || (defined(__AVX512F__) && defined(__AVX512BW__))
+#include "infra/compute/cpu/vec_avx512.h"
+#elif defined(__AVX2__) && defined(__FMA__)
+#include "infra/compute/cpu/vec_avx2.h"
+#else
+#include "infra/compute/cpu/vec_scalar.h"
+#endif
+
+/* The first `count` lanes from memory (1 .. 15), the rest +0. */
+static inline struct vec vec_load_part(const float *p, int64_t count)
+{
+    float lanes[VEC_LANES] = {0};
+    memcpy(lanes, p, (size_t)count * sizeof *p);
+    return vec_load(lanes);
+}
+
+static inline void vec_store_part(float *p, struct vec v, int64_t count)
+{
+    float lanes[VEC_LANES];
+    vec_store(lanes, v);
+    memcpy(p, lanes, (size_t)count * sizeof *p);
+}
+
+static inline struct vec vec_load_up_to(const float *p, int64_t count)
+{
+    return count >= VEC_LANES ? vec_load(p) : vec_load_part(p, count);
+}
+
+static inline void vec_store_up_to(float *p, struct vec v, int64_t count)
+{
+    if (count >= VEC_LANES)
+        vec_store(p, v);
+    else
+        vec_store_part(p, v, count);
+}
+
+/* Up to 16 elements of an activation array (bf16 or fp32) as fp32; lanes past count are +0. */
+static inline struct vec act_load(enum dtype dtype, const void *base, int64_t index, int64_t count)
+{
+    if (dtype == DTYPE_F32)
+        return vec_load_up_to((const float *)base + index, count);
+    const bf16 *p = (const bf16 *)base + index;
+    if (count >= VEC_LANES)
+        return vec_load_bf16(p);
+    bf16 lanes[VEC_LANES] = {0};
+    memcpy(lanes, p, (size_t)count * sizeof *p);
+    return vec_load_bf16(lanes);
+}
+
+static inline void act_store(enum dtype dtype, void *base, int64_t index, struct vec v,
+                             int64_t count)
+{
+    if (dtype == DTYPE_F32) {
+        vec_store_up_to((float *)base + index, v, count);
+        return;
+    }
+    bf16 *p = (bf16 *)base + index;
+    if (count >= VEC_LANES) {
+        vec_store_bf16(p, v);
+        return;
+    }
+    bf16 lanes[VEC_LANES];
+    vec_store_bf16(lanes, v);
+    memcpy(p, lanes, (size_t)count * sizeof *p);
+}
+
+/* Rounded to the activation dtype and back. */
+static inline struct vec act_round(enum dtype dtype, struct vec v)
+{
+    return dtype == DTYPE_F32 ? v : vec_round_bf16(v);
+}
+
+#endif

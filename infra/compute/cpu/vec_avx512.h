@@ -1,0 +1,183 @@
+/* struct vec as one 512-bit register. Include infra/compute/cpu/vec.h instead; empty unless the
+ * translation unit is compiled for AVX-512 F, BW, VL and DQ. HONE_VEC_SIMDE (tests) runs the same
+ * code through SIMDe on machines without AVX-512. */
+#ifndef HONE_COMPUTE_CPU_VEC_AVX512_H
+#define HONE_COMPUTE_CPU_VEC_AVX512_H
+
+#if defined(HONE_VEC_SIMDE) || (defined(__AVX512F__) && defined(__AVX512BW__))
+
+#if defined(HONE_VEC_SIMDE)
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx2.h>
+#include <simde/x86/avx512.h>
+#include <simde/x86/fma.h>
+#else
+#include <immintrin.h>
+#endif
+#include <stdint.h>
+
+#include "infra/compute/dtype.h"
+
+#define VEC_ISA "avx512"
+
+struct vec {
+    __m512 all;
+};
+
+static inline struct vec vec_set1(float value)
+{
+    return (struct vec){_mm512_set1_ps(value)};
+}
+
+static inline struct vec vec_zero(void)
+{
+    return (struct vec){_mm512_setzero_ps()};
+}
+
+static inline struct vec vec_load(const float *p)
+{
+    return (struct vec){_mm512_loadu_ps(p)};
+}
+
+static inline void vec_store(float *p, struct vec v)
+{
+    _mm512_storeu_ps(p, v.all);
+}
+
+static inline struct vec vec_fma(struct vec a, struct vec b, struct vec c)
+{
+    return (struct vec){_mm512_fmadd_ps(a.all, b.all, c.all)};
+}
+
+/* c - a * b */
+static inline struct vec vec_fnma(struct vec a, struct vec b, struct vec c)
+{
+    return (struct vec){_mm512_fnmadd_ps(a.all, b.all, c.all)};
+}
+
+static inline struct vec vec_add(struct vec a, struct vec b)
+{
+    return (struct vec){_mm512_add_ps(a.all, b.all)};
+}
+
+static inline struct vec vec_sub(struct vec a, struct vec b)
+{
+    return (struct vec){_mm512_sub_ps(a.all, b.all)};
+}
+
+static inline struct vec vec_mul(struct vec a, struct vec b)
+{
+    return (struct vec){_mm512_mul_ps(a.all, b.all)};
+}
+
+static inline struct vec vec_div(struct vec a, struct vec b)
+{
+    return (struct vec){_mm512_div_ps(a.all, b.all)};
+}
+
+static inline struct vec vec_sqrt(struct vec a)
+{
+    return (struct vec){_mm512_sqrt_ps(a.all)};
+}
+
+static inline struct vec vec_max(struct vec a, struct vec b)
+{
+    return (struct vec){_mm512_max_ps(a.all, b.all)};
+}
+
+static inline struct vec vec_min(struct vec a, struct vec b)
+{
+    return (struct vec){_mm512_min_ps(a.all, b.all)};
+}
+
+static inline struct vec vec_negate(struct vec a)
+{
+    __m512i sign = _mm512_set1_epi32((int32_t)0x80000000u);
+    return (struct vec){_mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(a.all), sign))};
+}
+
+/* Lanes below count from v, the others from fill. */
+static inline struct vec vec_keep(struct vec v, int64_t count, struct vec fill)
+{
+    __mmask16 keep = (__mmask16)(count >= 16 ? 0xffffu : (1u << count) - 1u);
+    return (struct vec){_mm512_mask_blend_ps(keep, fill.all, v.all)};
+}
+
+/* v * 2^n in two exact factors; `magic` holds the integer n (-254 .. 254) as 1.5 * 2^23 + n. */
+static inline struct vec vec_scale_exponent(struct vec v, struct vec magic)
+{
+    __m512i bias = _mm512_set1_epi32(127);
+    __m512i n = _mm512_sub_epi32(_mm512_castps_si512(magic.all), _mm512_set1_epi32(0x4b400000));
+    __m512i half = _mm512_srai_epi32(n, 1);
+    __m512i low = _mm512_slli_epi32(_mm512_add_epi32(half, bias), 23);
+    __m512i high = _mm512_slli_epi32(_mm512_add_epi32(_mm512_sub_epi32(n, half), bias), 23);
+    __m512 scaled = _mm512_mul_ps(v.all, _mm512_castsi512_ps(low));
+    return (struct vec){_mm512_mul_ps(scaled, _mm512_castsi512_ps(high))};
+}
+
+static inline struct vec vec_load_bf16(const bf16 *p)
+{
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return (struct vec){_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+}
+
+/* Bits of v rounded to nearest even at bit 16, the lower half not cleared; NaN becomes quiet. */
+static inline __m512i round_bits16(__m512 v)
+{
+    __m512i bits = _mm512_castps_si512(v);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i bumped = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x00400000));
+    __m512i magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff));
+    __mmask16 nan = _mm512_cmpgt_epi32_mask(magnitude, _mm512_set1_epi32(0x7f800000));
+    return _mm512_mask_blend_epi32(nan, bumped, quiet);
+}
+
+static inline void vec_store_bf16(bf16 *p, struct vec v)
+{
+    __m512i upper = _mm512_srli_epi32(round_bits16(v.all), 16);
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(upper));
+}
+
+static inline struct vec vec_round_bf16(struct vec v)
+{
+    __m512i mask = _mm512_set1_epi32((int32_t)0xffff0000u);
+    return (struct vec){_mm512_castsi512_ps(_mm512_and_si512(round_bits16(v.all), mask))};
+}
+
+/* 16 pairs of bf16: the even (first) and odd (second) elements. */
+static inline struct vec vec_load_even(const bf16 *pairs)
+{
+    return (struct vec){_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(pairs), 16))};
+}
+
+static inline struct vec vec_load_odd(const bf16 *pairs)
+{
+    __m512i mask = _mm512_set1_epi32((int32_t)0xffff0000u);
+    return (struct vec){_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(pairs), mask))};
+}
+
+static inline __m256 upper_half(__m512 v)
+{
+    return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1));
+}
+
+static inline float vec_sum(struct vec v)
+{
+    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v.all), upper_half(v.all));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
+static inline float vec_max_lanes(struct vec v)
+{
+    __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(v.all), upper_half(v.all));
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+
+#endif
+
+#endif

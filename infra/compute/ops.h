@@ -1,0 +1,176 @@
+/* The backend table: every operation the engine needs, as functions of pointers, shapes and dtypes.
+ *
+ * Invariants (numerics contract, docs/decisions/0001):
+ *  N1  For one dtype, all CPU tables (scalar, avx2, avx512, amx) give the same bits on the same input.
+ *  N2  A row's result does not depend on the number of rows, the row's position, or the thread.
+ *  N3  bf16 matmul: every output element is the canonical dot product: k in blocks of 32 ascending;
+ *      in a block an even-k and an odd-k fp32 FMA chain, both from +0, over 16 pairs; C += even + odd.
+ *  N4  fp32 matmul: every output element is one FMA chain over ascending k, starting from C (or +0).
+ *  N5  Row reductions use 16 virtual lanes (element i goes to lane i % 16, ascending) and one fixed
+ *      tree: 8+8, 4+4, 2+2, 1+1 (lane j with lane j + width/2).
+ *  N6  exp, log, sigmoid are own fixed polynomials (vec_math in cpu/); 1/sqrt is IEEE sqrt and divide.
+ *
+ * Matmul operands: A is row-major [m, k] with row stride lda elements. B is packed once per weight
+ * version by gemm_pack into an opaque layout that is the same for every CPU table:
+ *   panels of 16 columns; bf16: per panel, per k pair: 16 columns x 2 k values (VNNI), k padded with
+ *   zeros to a multiple of 32; fp32: per panel, per k: 16 columns. n is padded with zeros to 16.
+ * C is row-major fp32 [m, n] with row stride ldc.
+ *
+ * Every function is thread-safe for disjoint outputs; those that take a `struct parallel *` split
+ * their own work over it (NULL = inline). None allocates.
+ *
+ * "act" below means the activation dtype of the compute mode: bf16 or fp32. */
+#ifndef HONE_COMPUTE_OPS_H
+#define HONE_COMPUTE_OPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "infra/compute/dtype.h"
+#include "infra/compute/parallel.h"
+
+#define ATTENTION_BLOCK_TOKENS 32 /* keys per block, counted from the start of the sequence */
+
+/* Key/value blocks of one layer. A block holds ATTENTION_BLOCK_TOKENS positions of all KV heads:
+ *   keys   [kv_heads][head_dim][32]   (transposed, so that scores vectorise over keys)
+ *   values [kv_heads][32][head_dim]
+ * in the activation dtype. Block b of a sequence covers positions 32b .. 32b+31. */
+struct attention_kv {
+    void *keys;           /* base of the layer's key blocks */
+    void *values;         /* base of the layer's value blocks */
+    int32_t kv_heads, head_dim;
+    enum dtype dtype;
+};
+
+/* One query row of attention: which blocks it sees and how many keys (positions 0 .. key_count-1). */
+struct attention_row {
+    const int32_t *blocks; /* block table of the row's sequence */
+    int32_t key_count;     /* >= 1: the row's own position + 1 */
+};
+
+struct adamw_options {
+    float learning_rate, beta1, beta2, epsilon, weight_decay;
+    float bias_correction1, bias_correction2; /* 1 - beta^step, computed in double by the caller */
+    float gradient_scale;                     /* multiplies the gradient first (clipping) */
+};
+
+struct backend_ops {
+    const char *name; /* "scalar", "avx2", "avx512", "amx" */
+
+    /* ---- matmul ---- */
+    /* Packs B for C = A * B. b_is_nk: source is [n, k] row-major (a Linear weight [out, in] used as
+     * y = x W^T); else [k, n]. ldb is the source row stride. dtype bf16 or fp32. */
+    void (*gemm_pack)(struct parallel *pool, enum dtype dtype, int64_t n, int64_t k,
+                      const void *source, int64_t ldb, bool b_is_nk, void *packed);
+    /* C = A B (accumulate = false) or C += A B, continuing each chain from C. a is bf16 or fp32 as
+     * packed. */
+    void (*gemm)(struct parallel *pool, enum dtype dtype, int64_t m, int64_t n, int64_t k,
+                 const void *a, int64_t lda, const void *packed, float *c, int64_t ldc,
+                 bool accumulate);
+    /* out[c][r] = in[r][c] (for dW: rows become the k axis); dtype bf16 or fp32. */
+    void (*transpose)(struct parallel *pool, enum dtype dtype, int64_t rows, int64_t columns,
+                      const void *in, int64_t ld_in, void *out, int64_t ld_out);
+
+    /* ---- element-wise ---- */
+    void (*cast)(struct parallel *pool, int64_t count, enum dtype from, const void *in,
+                 enum dtype to, void *out); /* fp32 <-> bf16, fp16 -> fp32 */
+    void (*add)(struct parallel *pool, int64_t count, float *y, const float *x); /* y += x */
+    void (*scale)(struct parallel *pool, int64_t count, float *y, float factor);
+
+    /* ---- embedding: table [vocab, dim] act dtype; out fp32 [rows, dim] ---- */
+    void (*embed)(struct parallel *pool, enum dtype dtype, int64_t rows, int64_t dim,
+                  const void *table, const int32_t *ids, float *out);
+    /* gradient fp32 [vocab, dim] += rows of dy, in ascending row order for each id. */
+    void (*embed_backward)(struct parallel *pool, int64_t rows, int64_t dim, const int32_t *ids,
+                           const float *dy, float *gradient);
+
+    /* ---- RMSNorm: y = act(x * rsqrt(mean(x^2) + eps)) * weight, rounded as Llama does:
+     * the normalised value is rounded to act first, then multiplied by weight, rounded to act.
+     * x fp32 [rows, dim]; weight act [dim]; y act [rows, dim]; inverse_rms fp32 [rows] (may be NULL) */
+    void (*rmsnorm)(struct parallel *pool, enum dtype dtype, int64_t rows, int64_t dim, float eps,
+                    const float *x, const void *weight, void *y, float *inverse_rms);
+    /* dx fp32 [rows, dim] += ...; dweight fp32 [dim] += sum over rows in ascending order. */
+    void (*rmsnorm_backward)(struct parallel *pool, enum dtype dtype, int64_t rows, int64_t dim,
+                             const float *x, const void *weight, const float *inverse_rms,
+                             const float *dy, float *dx, float *dweight);
+
+    /* ---- RoPE, halves rotated (Hugging Face Llama layout), in place on fp32 [rows, heads, dim].
+     * cos_sin fp32 [max_positions][head_dim]: first half cos, second half sin. backward rotates by
+     * the negative angle. ---- */
+    void (*rope)(struct parallel *pool, int64_t rows, int32_t heads, int32_t head_dim,
+                 const int32_t *positions, const float *cos_sin, float *x, int64_t ldx,
+                 bool backward);
+
+    /* ---- SwiGLU: out act [rows, dim] = silu(gate) * up; gate_up fp32 [rows, 2*dim], gate first. */
+    void (*swiglu)(struct parallel *pool, enum dtype dtype, int64_t rows, int64_t dim,
+                   const float *gate_up, void *out);
+    /* d_gate_up fp32 [rows, 2*dim] from d_out fp32 [rows, dim]. */
+    void (*swiglu_backward)(struct parallel *pool, int64_t rows, int64_t dim, const float *gate_up,
+                            const float *d_out, float *d_gate_up);
+
+    /* ---- attention ---- */
+    /* Stores rows' keys and values (fp32 [rows, kv_heads*head_dim], row strides ldk, ldv) into blocks:
+     * row r goes to block block_ids[r], offset offsets[r] in 0..31. */
+    void (*kv_store)(struct parallel *pool, const struct attention_kv *kv, int64_t rows,
+                     const float *k, int64_t ldk, const float *v, int64_t ldv,
+                     const int32_t *block_ids, const int32_t *offsets);
+    /* Online softmax over blocks in ascending order. q fp32 [rows, heads*head_dim] (row stride ldq) is
+     * rounded to act before use; out act [rows, heads*head_dim];
+     * lse fp32 [rows, heads] = max + log(sum), may be NULL. Head h reads KV head h / (heads/kv_heads).
+     * Score scale is 1/sqrt(head_dim). Bits depend on the row's q, its keys and key_count alone. */
+    void (*attention)(struct parallel *pool, const struct attention_kv *kv, int64_t rows,
+                      int32_t heads, const float *q, int64_t ldq, const struct attention_row *table,
+                      void *out, float *lse);
+    /* Backward for the rows of ONE sequence, rows in position order starting at position first.
+     * Inputs as above; out_fp32 is d_out fp32 [rows, heads*head_dim]; out act the forward output.
+     * Writes dq fp32 [rows, heads*head_dim] (stride lddq), and ADDS into dk, dv
+     * fp32 [key_count_total, kv_heads*head_dim] (stride lddk), queries in ascending order. */
+    void (*attention_backward)(struct parallel *pool, const struct attention_kv *kv, int64_t rows,
+                               int32_t heads, const float *q, int64_t ldq,
+                               const struct attention_row *table, const void *out, const float *lse,
+                               const float *d_out, float *dq, int64_t lddq, float *dk, float *dv,
+                               int64_t lddk);
+
+    /* ---- softmax over the vocabulary ---- */
+    /* For each row: logprob[r] = log softmax(logits[r] / temperature)[token[r]] and, when asked,
+     * entropy[r] (NULL to skip) and lse[r] = log-sum-exp of logits/temperature (NULL to skip).
+     * logits fp32 [rows, vocab], row stride ld. The only function that computes a token's logprob. */
+    void (*token_logprob)(struct parallel *pool, int64_t rows, int64_t vocab, const float *logits,
+                          int64_t ld, float temperature, const int32_t *tokens, float *logprob,
+                          float *entropy, float *lse);
+    /* d_logits[r] = (d_logprob[r] * (onehot - p) + d_entropy[r] * dH/dlogits) / temperature, where
+     * dH/dz_i = -p_i (log p_i + H). In place: logits become d_logits (fp32). d_entropy may be NULL. */
+    void (*token_logprob_backward)(struct parallel *pool, int64_t rows, int64_t vocab, float *logits,
+                                   int64_t ld, float temperature, const int32_t *tokens,
+                                   const float *lse, const float *entropy, const float *d_logprob,
+                                   const float *d_entropy);
+    /* probs[v] = softmax(logits / temperature), one row, fp32; for the sampler. */
+    void (*softmax_row)(int64_t vocab, const float *logits, float temperature, float *probs);
+
+    /* ---- optimiser ---- */
+    /* AdamW (Loshchilov & Hutter 2019), decoupled decay: p -= lr * (m^ / (sqrt(v^) + eps) + wd * p). */
+    void (*adamw)(struct parallel *pool, int64_t count, const struct adamw_options *options,
+                  float *parameters, float *m, float *v, const float *gradient);
+    /* Sum of squares in double: fixed chunks of 4096, 16 lanes within a chunk, chunks ascending. */
+    double (*sum_squares)(struct parallel *pool, int64_t count, const float *x);
+};
+
+/* Bytes that gemm_pack needs for a [k, n] operand. */
+size_t gemm_packed_bytes(enum dtype dtype, int64_t n, int64_t k);
+
+enum cpu_isa { CPU_ISA_SCALAR, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_AMX, CPU_ISA_COUNT };
+
+/* Whether this machine (and kernel) can run the table. */
+bool cpu_isa_available(enum cpu_isa isa);
+const char *cpu_isa_name(enum cpu_isa isa);
+/* The table of one instruction set; NULL when not available here. */
+const struct backend_ops *backend_cpu(enum cpu_isa isa);
+/* The best available table, or the one named by HONE_ISA (scalar|avx2|avx512|amx): an unknown or
+ * unavailable name is an error. Calls compute_thread_init for the caller. */
+int backend_select(const struct backend_ops **ops);
+/* Compares every available table with the scalar one on a fixed set of shapes, bit for bit; well under
+ * a second. 0, or HONE_EUNSUPPORTED naming the operation and the table that differ. */
+int backend_self_test(void);
+
+#endif

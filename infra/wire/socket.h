@@ -1,0 +1,75 @@
+/* ZeroMQ sockets that carry envelopes.
+ *
+ * A server binds a ROUTER and knows its peers by identity; a client connects a DEALER. Every socket has
+ * bounded queues, heartbeats, a message size limit, LINGER bounded. Nothing blocks: receive returns 0
+ * when there is nothing, and wire_poll waits with a deadline on any set of sockets.
+ *  W1  A frame that does not parse, is too large, or breaks a message's own rules drops that peer: it is
+ *      logged with its identity and everything more from it is ignored until a new Hello.
+ *  W2  Sends to an unknown or full peer fail (ROUTER_MANDATORY); they never vanish silently.
+ * Endpoints: ipc://PATH (directory mode 0700 is the caller's business), inproc://NAME, tcp://127.0.0.1:PORT.
+ * A tcp endpoint that is not loopback is refused (the authenticated wire is a later part).
+ * Owned by one thread. */
+#ifndef HONE_WIRE_SOCKET_H
+#define HONE_WIRE_SOCKET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "infra/wire/hone.pb-c.h"
+
+#define WIRE_PROTOCOL     1
+#define WIRE_IDENTITY_MAX 64
+#define WIRE_MESSAGE_MAX  (256u << 20) /* a batch is the largest envelope */
+
+struct wire_context; /* one per process (or simulator) */
+struct wire_server;
+struct wire_client;
+
+struct wire_peer {
+    char identity[WIRE_IDENTITY_MAX]; /* "actor-0", NUL-terminated */
+};
+
+/* A received envelope; payload points at the extra frame (NULL when none). Release after use. */
+struct wire_message {
+    Hone__Envelope *envelope;
+    const void *payload;
+    size_t payload_bytes;
+    void *frame; /* owns the payload */
+};
+
+struct wire_context *wire_context_create(void);
+void wire_context_destroy(struct wire_context *context);
+
+/* HONE_EBUSY when the address is taken. */
+int wire_server_create(struct wire_server **server, struct wire_context *context,
+                       const char *endpoint);
+void wire_server_destroy(struct wire_server *server);
+/* 1 received, 0 nothing there, negative on a socket error. Malformed frames are handled (W1) and
+ * skipped. */
+int wire_server_receive(struct wire_server *server, struct wire_peer *from,
+                        struct wire_message *message);
+/* Sends an envelope (its sequence is set here) and an optional payload frame, copied. 0, HONE_EPEER
+ * when the peer is unknown or its queue is full. */
+int wire_server_send(struct wire_server *server, const struct wire_peer *to,
+                     Hone__Envelope *envelope, const void *payload, size_t payload_bytes);
+/* Ignores the peer until its next Hello, with a reason for the log. */
+void wire_server_drop(struct wire_server *server, const struct wire_peer *peer, const char *reason);
+
+/* identity: this worker's name, unique in the run. */
+int wire_client_create(struct wire_client **client, struct wire_context *context,
+                       const char *endpoint, const char *identity);
+void wire_client_destroy(struct wire_client *client);
+int wire_client_receive(struct wire_client *client, struct wire_message *message);
+int wire_client_send(struct wire_client *client, Hone__Envelope *envelope, const void *payload,
+                     size_t payload_bytes);
+
+void wire_message_release(struct wire_message *message);
+
+/* Waits until one of the servers/clients has input, or timeout_ms. Returns how many are ready. */
+int wire_poll(struct wire_server *const *servers, int server_count,
+              struct wire_client *const *clients, int client_count, int timeout_ms);
+
+const char *wire_kind_name(Hone__Kind kind);
+
+#endif

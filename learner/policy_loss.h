@@ -1,0 +1,66 @@
+/* The RL objective on per-token streams: clipped policy gradient plus KL and entropy terms. Minimised.
+ *
+ *   ratio_t = exp(logprob_t - behavior_logprob_t)
+ *   L_t = -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A)       PPO / GRPO
+ *   dual clip (A < 0, c > 0): L_t = min(L_t, -c A)
+ *   KL to the reference, x = logprob - reference_logprob: k1 = x, k2 = x^2/2, k3 = exp(-x) - 1 + x
+ *     (Schulman 2020; x clamped to +-20, k3 to at most 10)
+ *   L = sum_t w_t (L_t + kl_coef KL_t - entropy_coef H_t)
+ *   aggregation weights w_t: token_mean 1/N_tokens (global), sequence_mean 1/(N_sequences |o_i|),
+ *     constant 1/(N_sequences max_tokens).
+ * All counts are of the whole batch (T2). reference/algorithms: GRPO arXiv 2402.03300, dual clip
+ * arXiv 1912.09729. */
+#ifndef HONE_LEARNER_POLICY_LOSS_H
+#define HONE_LEARNER_POLICY_LOSS_H
+
+#include "infra/train/trainer.h"
+
+enum loss_aggregation { AGGREGATE_TOKEN_MEAN, AGGREGATE_SEQUENCE_MEAN, AGGREGATE_CONSTANT };
+enum kl_estimator { KL_K1, KL_K2, KL_K3 };
+
+struct policy_loss_options {
+    float clip_low, clip_high;
+    float dual_clip; /* 0 = off */
+    enum loss_aggregation aggregation;
+    int32_t constant_tokens; /* divisor of `constant` */
+    float kl_coef;
+    enum kl_estimator kl_estimator;
+    float entropy_coef;
+};
+
+/* train_sequence.user of the RL stage. */
+struct policy_sequence {
+    const float *behavior_logprob;  /* [count] */
+    const float *reference_logprob; /* [count] or NULL when no reference is kept */
+    const int64_t *policy_version;  /* [count] */
+    float advantage;
+};
+
+/* Sums over the batch, for metrics; means are taken by the caller through the counts. */
+struct policy_loss_stats {
+    double policy_loss, kl_reference, kl_behavior, entropy;
+    double ratio_sum, ratio_squared_sum, ratio_max;
+    double abs_logprob_difference_max; /* over tokens of the current version: 0 exactly (G6) */
+    int64_t unequal_tokens;            /* tokens of the current version whose logprob differs in any bit */
+    int64_t current_version_tokens;
+    int64_t clipped_low, clipped_high, tokens;
+};
+
+struct policy_loss {
+    struct policy_loss_options options;
+    int64_t total_tokens, total_sequences; /* global counts of the batch */
+    int64_t current_version; /* for the mismatch counters; -1 to skip */
+    struct policy_loss_stats stats;
+};
+
+/* Counts tokens and sequences of the batch, clears stats. */
+void policy_loss_begin(struct policy_loss *loss, const struct train_batch *batch);
+/* A loss_function; context is a struct policy_loss. */
+int policy_loss_function(void *context, const struct train_batch *batch,
+                         const struct loss_streams *streams, double *total);
+
+/* KL estimate of one token and its derivative with respect to logprob. */
+void policy_kl(enum kl_estimator estimator, float logprob, float reference, float *value,
+               float *derivative);
+
+#endif

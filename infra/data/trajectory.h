@@ -1,5 +1,6 @@
-/* The vocabulary of RL data: prompt, sampling settings, trajectory, reward. Plain data: any thread may
- * read; the owner releases. Token and per-token arrays of a trajectory all have length token_count. */
+/* The vocabulary of RL data: prompt, sampling settings, trajectory, reward. Plain data: any thread
+ * may read; the owner releases. Token and per-token arrays of a trajectory all have length
+ * token_count. */
 #ifndef HONE_DATA_TRAJECTORY_H
 #define HONE_DATA_TRAJECTORY_H
 
@@ -10,14 +11,14 @@
 #define REWARD_PARTS_MAX  16
 
 struct prompt {
-    uint64_t id;          /* row index in the dataset after loading: stable for a recipe */
+    uint64_t id; /* row index in the dataset after loading: stable for a recipe */
     char *text;
     int32_t *tokens;
     int32_t token_count;
-    char *ground_truth;   /* "" when the row has none */
-    char *capability;     /* e.g. "arithmetic.add"; "" unknown */
-    char *data_source;    /* e.g. "gsm8k" */
-    char *extra_json;     /* the row's other columns, an object; "{}" */
+    char *ground_truth; /* "" when the row has none */
+    char *capability;   /* e.g. "arithmetic.add"; "" unknown */
+    char *data_source;  /* e.g. "gsm8k" */
+    char *extra_json;   /* the row's other columns, an object; "{}" */
 };
 
 struct sampling {
@@ -42,7 +43,7 @@ enum reward_status { REWARD_OK, REWARD_ABSTAIN, REWARD_TIMEOUT, REWARD_ERROR };
 
 struct reward_part {
     char name[32];
-    float value;  /* meaningful when status is REWARD_OK */
+    float value; /* meaningful when status is REWARD_OK */
     float weight;
     enum reward_status status;
 };
@@ -63,21 +64,21 @@ struct segment {
 };
 
 struct trajectory {
-    uint64_t id;          /* made by the sender: hash of (run, group, sample, attempt) */
+    uint64_t id; /* made by the sender: hash of (run, group, sample, attempt) */
     uint64_t prompt_id;
     uint64_t group_id;
     int32_t sample_index; /* 0 .. G-1 */
     uint64_t lease_id, fence;
     int32_t prompt_tokens; /* the first prompt_tokens tokens are the prompt */
     int32_t token_count;
-    int32_t *tokens;          /* [token_count] */
-    float *behavior_logprob;  /* [token_count]; 0 where loss_mask is 0 */
-    float *log_mass;          /* [token_count] log of surviving mass under top-k/p; 0 = all */
-    int64_t *policy_version;  /* [token_count]; -1 on prompt tokens; non-decreasing (G2) */
-    uint8_t *loss_mask;       /* [token_count] 1 = sampled by the policy and trained */
+    int32_t *tokens;         /* [token_count] */
+    float *behavior_logprob; /* [token_count]; 0 where loss_mask is 0 */
+    float *log_mass;         /* [token_count] log of surviving mass under top-k/p; 0 = all */
+    int64_t *policy_version; /* [token_count]; -1 on prompt tokens; non-decreasing (G2) */
+    uint8_t *loss_mask;      /* [token_count] 1 = sampled by the policy and trained */
     struct segment *segments;
     int32_t segment_count;
-    uint8_t *routing;         /* MoE choices, empty for dense models */
+    uint8_t *routing; /* MoE choices, empty for dense models */
     int32_t routing_bytes;
     enum finish_reason finish;
     struct sampling sampling;
@@ -89,12 +90,23 @@ void prompt_release(struct prompt *prompt);
 /* Allocates the per-token arrays for `capacity` tokens; fields zeroed. */
 void trajectory_init(struct trajectory *trajectory, int32_t capacity);
 void trajectory_release(struct trajectory *trajectory);
+/* Appends `count` tokens of one origin to the segments; joins the last one when of the same kind.
+ */
+void trajectory_add_segment(struct trajectory *trajectory, enum segment_kind kind, int32_t count);
 /* Oldest and newest version among sampled tokens; -1 when none was sampled. */
 int64_t trajectory_oldest_version(const struct trajectory *trajectory);
 int64_t trajectory_newest_version(const struct trajectory *trajectory);
 int32_t trajectory_completion_tokens(const struct trajectory *trajectory);
-/* Checks array lengths, masks, G2 and finite logprobs; 0 or HONE_EFORMAT saying what is wrong. */
+/* Checks array lengths, masks, G2 and finite logprobs; 0 or HONE_EFORMAT saying what is wrong:
+ *   - segments tile the tokens in order; the prompt is the first segment and the only one of its
+ * kind;
+ *   - loss_mask is 0 or 1, and 1 only on policy tokens that have a version;
+ *   - behavior_logprob and log_mass are finite, not positive, and 0 where loss_mask is 0;
+ *   - versions are -1 on the prompt and never go back (environment tokens may have -1);
+ *   - sampling, finish and reward are in range. */
 int trajectory_validate(const struct trajectory *trajectory);
+int sampling_validate(const struct sampling *sampling);
+int reward_validate(const struct reward *reward);
 
 const char *finish_reason_name(enum finish_reason finish);
 const char *reward_status_name(enum reward_status status);

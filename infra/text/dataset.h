@@ -6,17 +6,17 @@
  *   prompt_completion  prompt [completion] [ground_truth]; prompt may be a list of messages
  *   messages           messages: [{role, content}]
  *   alpaca             instruction [input] output [system]
- *   sharegpt           conversations: [{from, value}] [system]; with chosen and rejected: a preference
- *   gsm8k              question, answer: the ground truth follows "####" in answer, commas removed
- *   self_instruct      instruction, instances: [{input, output}]; one row for each instance
+ *   sharegpt           conversations: [{from, value}] [system]; with chosen and rejected: a
+ * preference gsm8k              question, answer: the ground truth follows "####" in answer, commas
+ * removed self_instruct      instruction, instances: [{input, output}]; one row for each instance
  *   preference         [prompt] chosen rejected: strings or lists of messages
  *   auto               decided by the columns of the first row, as TRL does, and by the options
  *
  * A dataset is loaded whole and immutable from then on; its strings live until dataset_free.
  *
  * 1. Rows are in file order, files in the order given; a row knows its file and line.
- * 2. A missing column, a value of the wrong type or a line that does not parse is an error that names
- *    file, line, column and the columns that the row has; no row is skipped.
+ * 2. A missing column, a value of the wrong type or a line that does not parse is an error that
+ * names file, line, column and the columns that the row has; no row is skipped.
  * 3. A field that the format does not have is NULL; an empty string is a value. */
 #ifndef HONE_TEXT_DATASET_H
 #define HONE_TEXT_DATASET_H
@@ -66,7 +66,7 @@ struct dataset_row {
     const char *rejected;
     const char *capability;
     const char *data_source;
-    const char *extra; /* a JSON object with the columns that nothing above came from */
+    const char *extra;             /* a JSON object with the columns that nothing above came from */
     const struct chat_turn *turns; /* conversations; a preference's turns stop before the answer */
     int32_t turn_count;
 };

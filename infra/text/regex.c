@@ -33,7 +33,7 @@ static const struct rewrite {
 };
 
 /* Escapes that PCRE2 accepts with another meaning than Oniguruma's. */
-static const char refused_escapes[] = "hHRXKOyYNQEgkCV";
+static const char refused_escapes[] = "bBhHRXKOyYNQEgkCV";
 
 static int rewrite_escape(struct text *out, char escape, bool in_class, const char *pattern)
 {
@@ -54,6 +54,16 @@ static int rewrite_escape(struct text *out, char escape, bool in_class, const ch
     return 0;
 }
 
+/* "(?m" is "dot matches newline" in Oniguruma and "multi-line" in PCRE2; "s" exists in one only. */
+static int check_group_flags(const char *at, const char *pattern)
+{
+    for (at += 2; *at == 'i' || *at == 'x' || *at == '-'; at++)
+        continue;
+    if (*at == 'm' || *at == 's')
+        return error_set(HONE_EUNSUPPORTED, "pattern \"%s\": group flag %c", pattern, *at);
+    return 0;
+}
+
 static int rewrite_pattern(struct text *out, const char *pattern)
 {
     bool in_class = false;
@@ -67,8 +77,7 @@ static int rewrite_pattern(struct text *out, const char *pattern)
             continue;
         }
         if (in_class && at[0] == '[' && at[1] != ':')
-            return error_set(HONE_EUNSUPPORTED, "pattern \"%s\": a class inside a class",
-                             pattern);
+            return error_set(HONE_EUNSUPPORTED, "pattern \"%s\": a class inside a class", pattern);
         if (in_class && at[0] == '&' && at[1] == '&')
             return error_set(HONE_EUNSUPPORTED, "pattern \"%s\": && in a class", pattern);
         if (in_class && at[0] == '[') {
@@ -78,6 +87,11 @@ static int rewrite_pattern(struct text *out, const char *pattern)
             text_append_bytes(out, at, (size_t)(end + 2 - at));
             at = end + 1;
             continue;
+        }
+        if (!in_class && at[0] == '(' && at[1] == '?') {
+            int rc = check_group_flags(at, pattern);
+            if (rc < 0)
+                return rc;
         }
         text_append_char(out, *at);
         if (!in_class && *at == '[') {
@@ -100,9 +114,9 @@ static int compile_rewritten(struct regex *regex, const char *source, const char
     size_t offset = 0;
     if (context != NULL) {
         pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-        regex->code = pcre2_compile((PCRE2_SPTR)source, PCRE2_ZERO_TERMINATED,
-                                    PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &number, &offset,
-                                    context);
+        regex->code =
+            pcre2_compile((PCRE2_SPTR)source, PCRE2_ZERO_TERMINATED,
+                          PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &number, &offset, context);
         pcre2_compile_context_free(context);
     }
     if (regex->code == NULL) {
@@ -224,10 +238,9 @@ int regex_walk_next(struct regex_walk *walk)
             return rc;
         if (walk->match_start == walk->match_end && walk->any &&
             walk->last_end == walk->match_end) {
-            walk->next +=
-                walk->next < walk->length
-                    ? (size_t)unicode_length((unsigned char)walk->text[walk->next])
-                    : 1;
+            walk->next += walk->next < walk->length
+                              ? (size_t)unicode_length((unsigned char)walk->text[walk->next])
+                              : 1;
             continue;
         }
         walk->any = 1;

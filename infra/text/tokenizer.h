@@ -25,8 +25,8 @@ struct tokenizer;
 enum tokenize_flag {
     TOKENIZE_SPECIAL = 1,       /* run the post-processor: BOS and the like */
     TOKENIZE_PARSE_SPECIAL = 2, /* special tokens written in the text become their ids */
-    TOKENIZE_CONTINUE = 4,      /* the text goes on where other text ended: SentencePiece-style files
-                                   put no extra space in front (completions after a prompt) */
+    TOKENIZE_CONTINUE = 4, /* the text goes on where other text ended: SentencePiece-style files
+                              put no extra space in front (completions after a prompt) */
 };
 
 /* path_to_tokenizer_json may also be the directory that holds tokenizer.json. Beside it,
@@ -46,7 +46,8 @@ int tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, int3
 
 /* Decoding token by token. A character is held back until all its bytes are there, so every push
  * appends whole characters. What push and finish append is what tokenizer_decode gives for the same
- * ids, except that a byte-fallback run which turns out invalid keeps the characters already given. */
+ * ids, except that a byte-fallback run which turns out invalid keeps the characters already given.
+ */
 struct token_stream {
     const struct tokenizer *tokenizer;
     struct decoder_state *state;
@@ -54,8 +55,8 @@ struct token_stream {
 };
 void token_stream_init(struct token_stream *stream, const struct tokenizer *tokenizer,
                        bool skip_special);
-void token_stream_push(struct token_stream *stream, int32_t id, struct text *out);
-void token_stream_finish(struct token_stream *stream, struct text *out); /* ready for a new text */
+int token_stream_push(struct token_stream *stream, int32_t id, struct text *out);
+int token_stream_finish(struct token_stream *stream, struct text *out); /* ready for a new text */
 void token_stream_release(struct token_stream *stream);
 
 int32_t tokenizer_vocab_size(const struct tokenizer *tokenizer); /* largest id + 1 */
@@ -64,7 +65,8 @@ int32_t tokenizer_eos(const struct tokenizer *tokenizer);        /* -1: none */
 int32_t tokenizer_pad(const struct tokenizer *tokenizer);        /* -1: none */
 /* True when TOKENIZE_SPECIAL puts bos in front. */
 bool tokenizer_adds_bos(const struct tokenizer *tokenizer);
-/* The id of a whole vocabulary entry or added token as the file spells it, -1 when there is none. */
+/* The id of a whole vocabulary entry or added token as the file spells it, -1 when there is none.
+ */
 int32_t tokenizer_token_id(const struct tokenizer *tokenizer, const char *piece);
 bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id);
 /* The entry as the file spells it ("\xC4\xA0the", "<0x0A>"); NULL for an id without one. */

@@ -1,0 +1,321 @@
+#include "commands/pipeline.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "commands/evaluate.h"
+#include "commands/follow.h"
+#include "commands/stages.h"
+#include "commands/workers.h"
+#include "infra/base/error.h"
+#include "infra/base/log.h"
+#include "infra/base/memory.h"
+#include "infra/launch/supervisor.h"
+#include "infra/telemetry/table.h"
+
+enum { TICK_MS = 20, STOP_GRACE_MS = 3000, RESTARTS_MAX = 5, RESTART_WINDOW_MS = 60000 };
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
+struct pipeline {
+    const struct recipe *recipe;
+    const char *binary;
+    struct run_directory run;
+    struct text status; /* status.json as last written */
+};
+
+/* ---- status.json ---- */
+
+static int write_status(struct pipeline *p, const char *running, const char *state)
+{
+    char path[HONE_PATH_MAX];
+    struct text json;
+    text_init(&json);
+    text_printf(&json, "{\n  \"run_id\": \"%s\",\n  \"state\": \"%s\",\n  \"stages\": {", p->run.run_id,
+                state);
+    for (int32_t i = 0; i < p->recipe->stages.count; ++i) {
+        const char *stage = p->recipe->stages.items[i];
+        const char *word = stage_is_done(&p->run, stage)             ? "done"
+                           : running != NULL && !strcmp(stage, running) ? "running"
+                                                                        : "pending";
+        text_printf(&json, "%s\n    \"%s\": \"%s\"", i == 0 ? "" : ",", stage, word);
+    }
+    text_append(&json, "\n  }\n}\n");
+    int rc = file_write_atomic(path_join(path, sizeof path, p->run.path, "status.json"), json.data,
+                               json.length);
+    text_release(&json);
+    return rc;
+}
+
+/* ---- processes ---- */
+
+/* Adds `hone COMMAND --run RUN [more ...]` as a worker. */
+static int add_worker(struct pipeline *p, struct supervisor *supervisor, const char *name,
+                      const char *const *arguments, bool essential)
+{
+    struct worker_spec spec = {.essential = essential,
+                               .restart_max = RESTARTS_MAX,
+                               .restart_window_ms = RESTART_WINDOW_MS};
+    char relative[128];
+    int count = 0;
+    snprintf(spec.name, sizeof spec.name, "%s", name);
+    snprintf(relative, sizeof relative, "logs/%s.log", name);
+    run_directory_file(&p->run, spec.log_path, sizeof spec.log_path, relative);
+    spec.argv[count++] = memory_strdup(p->binary);
+    for (int i = 0; arguments[i] != NULL; ++i)
+        spec.argv[count++] = memory_strdup(arguments[i]);
+    int rc = supervisor_add(supervisor, &spec);
+    for (int i = 0; i < count; ++i)
+        memory_free(spec.argv[i]);
+    return rc;
+}
+
+static int add_role(struct pipeline *p, struct supervisor *supervisor, enum worker_role role,
+                    const char *command, bool essential)
+{
+    int count = worker_count(p->recipe, role);
+    int rc = 0;
+    for (int i = 0; i < count && rc == 0; ++i) {
+        char name[64], index[16];
+        bool single = role == WORKER_CURRICULUM || role == WORKER_LEARNER;
+        snprintf(index, sizeof index, "%d", i);
+        snprintf(name, sizeof name, single ? "%s" : "%s-%d", command, i);
+        const char *arguments[] = {command, "--run", p->run.path, "--index", index, NULL};
+        rc = add_worker(p, supervisor, name, arguments, essential);
+    }
+    return rc;
+}
+
+static void say_processes(const struct pipeline *p, const struct supervisor *supervisor)
+{
+    for (int i = 0; i < supervisor_count(supervisor); ++i) {
+        const char *name = supervisor_name(supervisor, i);
+        enum worker_role role = WORKER_OFFLINE;
+        int index = 0, threads;
+        if (strcmp(name, "curriculum") == 0)
+            role = WORKER_CURRICULUM;
+        else if (strcmp(name, "learner") == 0)
+            role = WORKER_LEARNER;
+        else if (sscanf(name, "actor-%d", &index) == 1)
+            role = WORKER_ACTOR;
+        else if (sscanf(name, "scorer-%d", &index) == 1)
+            role = WORKER_SCORER;
+        struct cpu_set_list cpus;
+        char where[256];
+        if (worker_placement(p->recipe, role, index, &cpus, &threads) < 0)
+            continue;
+        placement_format(&cpus, where, sizeof where);
+        log_info("%-12s pid %-7d cpu %-8s %d thread%s", name, (int)supervisor_pid(supervisor, i),
+                 where, threads, threads == 1 ? "" : "s");
+    }
+}
+
+/* Ticks until the essential workers are done; `follow` shows progress. */
+static int watch(struct pipeline *p, struct supervisor *supervisor, struct follow *follow)
+{
+    bool said = false;
+    for (;;) {
+        int rc = supervisor_tick(supervisor);
+        if (rc == 1)
+            return 0;
+        if (rc < 0)
+            return rc;
+        if (interrupted)
+            return error_set(HONE_EINTERRUPTED,
+                             "interrupted; `hone run` with the same recipe continues");
+        if (!said) {
+            say_processes(p, supervisor);
+            said = true;
+        }
+        follow_tick(follow);
+        clock_sleep_ms(TICK_MS);
+    }
+}
+
+static int64_t stage_total(const struct recipe *recipe, const char *stage)
+{
+    if (strcmp(stage, "rl") == 0)
+        return recipe->rl.steps;
+    return strcmp(stage, "sft") == 0 ? recipe->sft.max_steps : recipe->dpo.max_steps;
+}
+
+static int run_stage(struct pipeline *p, const char *stage)
+{
+    struct supervisor *supervisor = NULL;
+    struct follow *follow = NULL;
+    char relative[64], path[HONE_PATH_MAX];
+    int rc = write_status(p, stage, "running");
+    if (rc == 0)
+        rc = supervisor_create(&supervisor, clock_system());
+    if (rc < 0)
+        goto out;
+    if (strcmp(stage, "rl") == 0) {
+        if ((rc = add_role(p, supervisor, WORKER_CURRICULUM, "curriculum", true)) < 0 ||
+            (rc = add_role(p, supervisor, WORKER_LEARNER, "learner", true)) < 0 ||
+            (rc = add_role(p, supervisor, WORKER_SCORER, "scorer", false)) < 0 ||
+            (rc = add_role(p, supervisor, WORKER_ACTOR, "actor", false)) < 0)
+            goto out;
+    } else {
+        const char *arguments[] = {stage, "--run", p->run.path, NULL};
+        if ((rc = add_worker(p, supervisor, stage, arguments, true)) < 0)
+            goto out;
+    }
+    snprintf(relative, sizeof relative, "metrics/%s.jsonl", stage);
+    follow = follow_create(stage, run_directory_file(&p->run, path, sizeof path, relative),
+                           stage_total(p->recipe, stage));
+    rc = watch(p, supervisor, follow);
+out:
+    follow_destroy(follow);
+    if (supervisor != NULL)
+        supervisor_stop(supervisor, STOP_GRACE_MS);
+    supervisor_destroy(supervisor);
+    return rc < 0 ? error_prefix("stage %s", stage) : 0;
+}
+
+static int run_eval(struct pipeline *p, const char *label, const char *model_directory)
+{
+    char relative[64], path[HONE_PATH_MAX];
+    snprintf(relative, sizeof relative, "eval/%s.json", label);
+    if (!p->recipe->eval.enabled ||
+        file_exists(run_directory_file(&p->run, path, sizeof path, relative)))
+        return 0;
+    struct supervisor *supervisor = NULL;
+    struct follow *follow = NULL;
+    char name[64];
+    snprintf(name, sizeof name, "eval-%s", label);
+    const char *arguments[] = {"eval",    "--run",         p->run.path, "--label", label,
+                               "--model", model_directory, NULL};
+    int rc = supervisor_create(&supervisor, clock_system());
+    if (rc == 0)
+        rc = add_worker(p, supervisor, name, arguments, true);
+    if (rc == 0) {
+        follow = follow_create(name, NULL, 0);
+        rc = watch(p, supervisor, follow);
+    }
+    follow_destroy(follow);
+    if (supervisor != NULL)
+        supervisor_stop(supervisor, STOP_GRACE_MS);
+    supervisor_destroy(supervisor);
+    return rc < 0 ? error_prefix("eval of %s", label) : 0;
+}
+
+/* ---- the final table ---- */
+
+static void add_cell(struct table *table, const char *format, double value)
+{
+    char cell[64];
+    snprintf(cell, sizeof cell, format, value);
+    table_cell(table, cell);
+}
+
+static int read_eval(const struct run_directory *run, const char *label,
+                     struct evaluate_result *result)
+{
+    char relative[64], path[HONE_PATH_MAX];
+    snprintf(relative, sizeof relative, "eval/%s.json", label);
+    return evaluate_read_json(run_directory_file(run, path, sizeof path, relative), result);
+}
+
+static void add_stage(struct table *table, struct text *json, const char *label,
+                      const struct evaluate_result *r)
+{
+    table_cell(table, label);
+    add_cell(table, "%.1f %%", r->pass1 * 100.0);
+    add_cell(table, "+- %.1f", r->pass1_error * 100.0);
+    add_cell(table, "%.1f %%", r->passk * 100.0);
+    add_cell(table, "%.3f", r->reward_mean);
+    add_cell(table, "%.1f", r->length_mean);
+    add_cell(table, "%.1f %%", r->truncated * 100.0);
+    add_cell(table, "%.0f", (double)r->prompts);
+    add_cell(table, "%.0f", (double)r->unscored);
+    table_end_row(table);
+    text_printf(json, "%s\n    \"%s\": ", json->data[json->length - 1] == '{' ? "" : ",", label);
+    evaluate_print_json(r, json);
+    while (json->length > 0 && json->data[json->length - 1] == '\n')
+        json->data[--json->length] = '\0';
+}
+
+int pipeline_summary(const struct recipe *recipe, const struct run_directory *run)
+{
+    struct evaluate_result result;
+    struct text json;
+    char path[HONE_PATH_MAX], passk[32];
+    snprintf(passk, sizeof passk, "pass@%lld", (long long)recipe->eval.k);
+    const char *const titles[] = {"stage",  "pass@1",    "error",   passk,     "reward",
+                                  "tokens", "truncated", "prompts", "unscored"};
+    struct table *table = table_create(titles, (int)(sizeof titles / sizeof titles[0]));
+    text_init(&json);
+    text_printf(&json, "{\n  \"name\": ");
+    text_append_json_string(&json, recipe->name, strlen(recipe->name));
+    text_printf(&json, ",\n  \"run_id\": \"%s\",\n  \"recipe_hash\": \"%s\",\n  \"seed\": %lld,\n",
+                run->run_id, run->recipe_hash, (long long)recipe->seed);
+    text_append(&json, "  \"stages\": {");
+    if (read_eval(run, "base", &result) == 0)
+        add_stage(table, &json, "base", &result);
+    for (int32_t i = 0; i < recipe->stages.count; ++i)
+        if (read_eval(run, recipe->stages.items[i], &result) == 0)
+            add_stage(table, &json, recipe->stages.items[i], &result);
+    text_append(&json, "\n  }\n}\n");
+    table_print(table, stdout);
+    int rc = file_write_atomic(path_join(path, sizeof path, run->path, "summary.json"), json.data,
+                               json.length);
+    table_destroy(table);
+    text_release(&json);
+    return rc;
+}
+
+/* ---- the run ---- */
+
+static int run_all(struct pipeline *p)
+{
+    const struct recipe *recipe = p->recipe;
+    char model[HONE_PATH_MAX];
+    int rc;
+    if (recipe->model.init.method == RECIPE_INIT_NONE &&
+        (rc = run_eval(p, "base", recipe->model.path)) < 0)
+        return rc;
+    for (int32_t i = 0; i < recipe->stages.count; ++i) {
+        const char *stage = recipe->stages.items[i];
+        if (stage_is_done(&p->run, stage))
+            log_info("stage %s is done already", stage);
+        else if ((rc = run_stage(p, stage)) < 0)
+            return rc;
+        stage_output_model(&p->run, stage, model, sizeof model);
+        if ((rc = run_eval(p, stage, model)) < 0)
+            return rc;
+    }
+    return write_status(p, NULL, "done");
+}
+
+int pipeline_run(const struct recipe *recipe, const char *binary)
+{
+    struct pipeline p = {.recipe = recipe, .binary = binary};
+    struct sigaction action = {.sa_handler = on_signal};
+    struct text resolved;
+    char hash[HASH_HEX_SIZE];
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    text_init(&resolved);
+    recipe_print(recipe, &resolved);
+    recipe_hash(recipe, hash);
+    int rc = run_directory_open(&p.run, recipe->output_dir, resolved.data, hash);
+    text_release(&resolved);
+    if (rc < 0)
+        return rc;
+    log_info("run %s in %s", p.run.run_id, p.run.path);
+    rc = run_all(&p);
+    if (rc == 0)
+        rc = pipeline_summary(recipe, &p.run);
+    else
+        write_status(&p, NULL, rc == HONE_EINTERRUPTED ? "interrupted" : "failed");
+    run_directory_close(&p.run);
+    return rc;
+}

@@ -1,0 +1,243 @@
+#include "commands/stage_options.h"
+
+#include <string.h>
+
+#include "commands/prompts.h"
+#include "infra/base/error.h"
+#include "infra/base/memory.h"
+#include "infra/model/model_config.h"
+
+enum dtype compute_dtype(const struct recipe *recipe)
+{
+    return recipe->model.dtype == RECIPE_BFLOAT16 ? DTYPE_BF16 : DTYPE_F32;
+}
+
+static enum schedule schedule_from(enum recipe_schedule schedule)
+{
+    switch (schedule) {
+    case RECIPE_SCHEDULE_CONSTANT:
+        return SCHEDULE_CONSTANT;
+    case RECIPE_SCHEDULE_LINEAR:
+        return SCHEDULE_LINEAR;
+    case RECIPE_SCHEDULE_COSINE:
+        return SCHEDULE_COSINE;
+    }
+    return SCHEDULE_CONSTANT;
+}
+
+static void trainer_from(struct trainer_options *options, const struct recipe *recipe,
+                         const struct optimizer_settings *settings, int64_t micro_batch_tokens,
+                         int64_t max_length)
+{
+    options->dtype = compute_dtype(recipe);
+    options->micro_batch_tokens = (int32_t)micro_batch_tokens;
+    options->max_sequence_tokens = (int32_t)max_length;
+    options->optimizer = (struct optimizer_options){
+        .learning_rate = settings->learning_rate,
+        .schedule = schedule_from(settings->schedule),
+        .warmup_steps = settings->warmup_steps,
+        .min_lr_ratio = settings->min_lr_ratio,
+        .beta1 = settings->beta1,
+        .beta2 = settings->beta2,
+        .epsilon = settings->epsilon,
+        .weight_decay = settings->weight_decay,
+        .max_gradient_norm = settings->max_grad_norm,
+    };
+}
+
+static int add_stop(struct sampling *sampling, int32_t id, const char *where)
+{
+    for (int32_t i = 0; i < sampling->stop_count; ++i)
+        if (sampling->stop_ids[i] == id)
+            return 0;
+    if (sampling->stop_count == SAMPLING_STOP_MAX)
+        return error_set(HONE_EINVAL, "%s.stop: at most %d stop tokens, the model's own included",
+                         where, SAMPLING_STOP_MAX);
+    sampling->stop_ids[sampling->stop_count++] = id;
+    return 0;
+}
+
+int sampling_from(struct sampling *sampling, const struct sampling_settings *settings,
+                  const struct model_config *config, const struct tokenizer *tokenizer,
+                  uint64_t seed, const char *where)
+{
+    memset(sampling, 0, sizeof *sampling);
+    sampling->temperature = (float)settings->temperature;
+    sampling->top_p = (float)settings->top_p;
+    sampling->top_k = (int32_t)settings->top_k;
+    sampling->min_p = (float)settings->min_p;
+    sampling->max_completion_tokens = (int32_t)settings->max_completion_tokens;
+    sampling->seed = seed;
+    int rc = 0;
+    for (int32_t i = 0; i < config->eos_count && rc == 0; ++i)
+        rc = add_stop(sampling, config->eos_ids[i], where);
+    for (int32_t i = 0; i < settings->stop.count && rc == 0; ++i) {
+        const char *stop = settings->stop.items[i];
+        struct token_list ids;
+        token_list_init(&ids);
+        int32_t id = tokenizer_token_id(tokenizer, stop);
+        if (id < 0 &&
+            tokenizer_encode(tokenizer, stop, strlen(stop),
+                             TOKENIZE_PARSE_SPECIAL | TOKENIZE_CONTINUE, &ids) == 0 &&
+            ids.count == 1)
+            id = ids.ids[0];
+        token_list_release(&ids);
+        rc = id >= 0 ? add_stop(sampling, id, where)
+                     : error_set(HONE_EINVAL,
+                                 "%s.stop: \"%s\" is not one token of this model's tokenizer",
+                                 where, stop);
+    }
+    return rc;
+}
+
+void reward_options_from(struct reward_options *options, const struct recipe *recipe)
+{
+    const struct reward_part_list *list = &recipe->reward.parts;
+    options->count = list->count;
+    options->parts = MEMORY_ARRAY(struct reward_part_options, list->count);
+    for (int32_t i = 0; i < list->count; ++i) {
+        const struct reward_part_settings *from = &list->items[i];
+        struct reward_part_options *part = &options->parts[i];
+        const char *name = from->name[0] != '\0' ? from->name : from->verifier;
+        strncpy(part->name, name, sizeof part->name - 1);
+        part->weight = (float)from->weight;
+        part->timeout_ms = (int64_t)(from->timeout_s * 1000.0);
+        if (from->command.count == 0) {
+            part->verifier = from->verifier;
+            continue;
+        }
+        const char **argv = MEMORY_ARRAY(const char *, from->command.count + 1);
+        for (int32_t j = 0; j < from->command.count; ++j)
+            argv[j] = from->command.items[j];
+        part->command = argv;
+    }
+}
+
+void reward_options_release(struct reward_options *options)
+{
+    for (int32_t i = 0; i < options->count; ++i)
+        memory_free((void *)(uintptr_t)options->parts[i].command);
+    memory_free(options->parts);
+    memset(options, 0, sizeof *options);
+}
+
+int sft_options_from(struct sft_options *options, const struct recipe *recipe,
+                     const char *model_directory, const char *stage_directory,
+                     const char *recipe_hash)
+{
+    const struct sft_settings *sft = &recipe->sft;
+    memset(options, 0, sizeof *options);
+    dataset_options_from(&sft->data, &options->data);
+    options->model_directory = model_directory;
+    options->stage_directory = stage_directory;
+    options->recipe_hash = recipe_hash;
+    options->seed = (uint64_t)recipe->seed;
+    options->epochs = sft->epochs;
+    options->max_steps = sft->max_steps;
+    options->batch_tokens = (int32_t)sft->batch_tokens;
+    options->max_length = (int32_t)sft->max_length;
+    options->save_steps = sft->save_steps;
+    options->keep_checkpoints = 2;
+    trainer_from(&options->trainer, recipe, &sft->optimizer, sft->micro_batch_tokens,
+                 sft->max_length);
+    const struct init_settings *init = &recipe->model.init;
+    if (init->method == RECIPE_INIT_NONE)
+        return 0;
+    options->random_init = true;
+    options->model_directory = init->tokenizer;
+    struct tokenizer *tokenizer = NULL;
+    int rc = tokenizer_load(&tokenizer, init->tokenizer);
+    if (rc < 0)
+        return error_prefix("model.init.tokenizer");
+    options->init_config = (struct model_config){
+        .vocab_size = tokenizer_vocab_size(tokenizer),
+        .hidden_size = (int32_t)init->hidden_size,
+        .layers = (int32_t)init->layers,
+        .heads = (int32_t)init->heads,
+        .kv_heads = (int32_t)init->kv_heads,
+        .head_dim =
+            (int32_t)(init->head_dim > 0 ? init->head_dim : init->hidden_size / init->heads),
+        .intermediate_size = (int32_t)init->intermediate_size,
+        .max_positions = (int32_t)init->max_positions,
+        .rms_eps = 1e-5f,
+        .rope_theta = init->rope_theta,
+        .tied_head = init->tie_embeddings,
+        .stored_dtype = compute_dtype(recipe),
+        .bos_id = tokenizer_bos(tokenizer),
+    };
+    if (tokenizer_eos(tokenizer) >= 0) {
+        options->init_config.eos_ids[0] = tokenizer_eos(tokenizer);
+        options->init_config.eos_count = 1;
+    }
+    tokenizer_free(tokenizer);
+    return 0;
+}
+
+int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
+                     const char *model_directory, const char *stage_directory,
+                     const char *log_directory, const char *recipe_hash)
+{
+    const struct dpo_settings *dpo = &recipe->dpo;
+    memset(options, 0, sizeof *options);
+    options->from_log = dpo->source == RECIPE_PAIRS_RL_LOG;
+    options->log_directory = log_directory;
+    dataset_options_from(&dpo->data, &options->data);
+    options->model_directory = model_directory;
+    options->stage_directory = stage_directory;
+    options->recipe_hash = recipe_hash;
+    options->seed = (uint64_t)recipe->seed;
+    options->epochs = dpo->epochs;
+    options->max_steps = dpo->max_steps;
+    options->batch_pairs = (int32_t)dpo->batch_pairs;
+    options->pairs_max = (int32_t)dpo->pairs_max;
+    options->min_margin = (float)dpo->min_margin;
+    options->max_length = (int32_t)dpo->max_length;
+    options->save_steps = dpo->save_steps;
+    options->keep_checkpoints = 2;
+    options->loss.beta = (float)dpo->beta;
+    options->loss.label_smoothing = (float)dpo->label_smoothing;
+    trainer_from(&options->trainer, recipe, &dpo->optimizer, dpo->micro_batch_tokens,
+                 dpo->max_length);
+    return 0;
+}
+
+void learner_options_from(struct learner_options *options, const struct recipe *recipe,
+                          const char *model_directory, const char *stage_directory,
+                          const char *recipe_hash)
+{
+    static const enum loss_aggregation aggregations[] = {
+        [RECIPE_AGGREGATE_TOKEN_MEAN] = AGGREGATE_TOKEN_MEAN,
+        [RECIPE_AGGREGATE_SEQUENCE_MEAN] = AGGREGATE_SEQUENCE_MEAN,
+        [RECIPE_AGGREGATE_CONSTANT] = AGGREGATE_CONSTANT};
+    static const enum kl_estimator estimators[] = {
+        [RECIPE_KL_K1] = KL_K1, [RECIPE_KL_K2] = KL_K2, [RECIPE_KL_K3] = KL_K3};
+    const struct rl_settings *rl = &recipe->rl;
+    const struct objective_settings *objective = &rl->objective;
+    memset(options, 0, sizeof *options);
+    options->recipe_hash = recipe_hash;
+    options->model_directory = model_directory;
+    options->stage_directory = stage_directory;
+    options->steps = rl->steps;
+    options->checkpoint_steps = rl->checkpoint_steps;
+    options->keep_checkpoints = (int)rl->keep_checkpoints;
+    options->temperature = (float)rl->sampling.temperature;
+    options->updates_per_batch = (int32_t)rl->updates_per_batch;
+    options->baseline = objective->baseline == RECIPE_BASELINE_LEAVE_ONE_OUT
+                            ? BASELINE_LEAVE_ONE_OUT
+                            : BASELINE_GROUP_MEAN;
+    options->scale = objective->scale == RECIPE_SCALE_NONE ? SCALE_NONE : SCALE_GROUP_STD;
+    options->loss = (struct policy_loss_options){
+        .clip_low = (float)objective->clip_low,
+        .clip_high = (float)objective->clip_high,
+        .dual_clip = (float)objective->dual_clip,
+        .aggregation = aggregations[objective->aggregation],
+        .constant_tokens = (int32_t)rl->sampling.max_completion_tokens,
+        .kl_coef = (float)objective->kl_coef,
+        .kl_estimator = estimators[objective->kl_estimator],
+        .entropy_coef = (float)objective->entropy_coef,
+    };
+    options->kl_limit = (float)objective->kl_limit;
+    trainer_from(&options->trainer, recipe, &rl->optimizer, rl->micro_batch_tokens,
+                 rl->max_prompt_tokens + rl->sampling.max_completion_tokens);
+    options->trainer.optimizer.total_steps = rl->steps * rl->updates_per_batch;
+}

@@ -1,0 +1,38 @@
+/* From the recipe to each stage's own options: the one place where they meet. What is filled points
+ * into the recipe and the paths given, and lives as long as they do. */
+#ifndef HONE_COMMANDS_STAGE_OPTIONS_H
+#define HONE_COMMANDS_STAGE_OPTIONS_H
+
+#include "dpo/dpo_stage.h"
+#include "infra/config/recipe.h"
+#include "infra/data/trajectory.h"
+#include "learner/learner_stage.h"
+#include "reward/reward_set.h"
+#include "sft/sft_stage.h"
+
+enum dtype compute_dtype(const struct recipe *recipe);
+
+/* Stop ids: the model's eos ids plus the single-token strings of sampling.stop. */
+int sampling_from(struct sampling *sampling, const struct sampling_settings *settings,
+                  const struct model_config *config, const struct tokenizer *tokenizer,
+                  uint64_t seed, const char *where);
+
+/* parts and argv storage is allocated; release with reward_options_release. */
+struct reward_options {
+    struct reward_part_options *parts;
+    int32_t count;
+};
+void reward_options_from(struct reward_options *options, const struct recipe *recipe);
+void reward_options_release(struct reward_options *options);
+
+int sft_options_from(struct sft_options *options, const struct recipe *recipe,
+                     const char *model_directory, const char *stage_directory,
+                     const char *recipe_hash);
+int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
+                     const char *model_directory, const char *stage_directory,
+                     const char *log_directory, const char *recipe_hash);
+void learner_options_from(struct learner_options *options, const struct recipe *recipe,
+                          const char *model_directory, const char *stage_directory,
+                          const char *recipe_hash);
+
+#endif

@@ -1,0 +1,391 @@
+#include "commands/workers.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "actors/actor_stage.h"
+#include "commands/evaluate.h"
+#include "commands/prompts.h"
+#include "commands/stage_options.h"
+#include "commands/stages.h"
+#include "curriculum/curriculum_stage.h"
+#include "infra/base/error.h"
+#include "infra/base/log.h"
+#include "infra/config/problem.h"
+#include "infra/telemetry/metrics.h"
+#include "reward/scorer_stage.h"
+
+enum { WEIGHTS_DEADLINE_MS = 30000, STALL_MS = 30000 };
+
+static int worker_open(struct worker *worker, const char *run_path, enum worker_role role,
+                       int index, const char *name)
+{
+    char path[HONE_PATH_MAX];
+    struct problems problems;
+    memset(worker, 0, sizeof *worker);
+    worker->role = role;
+    worker->index = index;
+    snprintf(worker->name, sizeof worker->name, "%s", name);
+    log_set_role(worker->name);
+    int rc = run_directory_attach(&worker->run, run_path);
+    if (rc < 0)
+        return rc;
+    problems_init(&problems);
+    rc = recipe_load(&worker->recipe, path_join(path, sizeof path, worker->run.path, "recipe.yaml"),
+                     NULL, 0, &problems);
+    problems_release(&problems);
+    if (rc < 0)
+        return rc;
+    int workers = worker_count(&worker->recipe, role);
+    if (index >= workers)
+        return error_set(HONE_EINVAL, "--index %d: the recipe has %d of these workers", index,
+                         workers);
+    struct cpu_set_list cpus;
+    char where[256];
+    if ((rc = worker_placement(&worker->recipe, role, index, &cpus, &worker->threads)) < 0 ||
+        (rc = placement_pin(&cpus)) < 0)
+        return rc;
+    placement_format(&cpus, where, sizeof where);
+    log_info("pinned to cpu %s, %d compute thread%s", where, worker->threads,
+             worker->threads == 1 ? "" : "s");
+    run_directory_endpoint(&worker->run, worker->hub_endpoint, sizeof worker->hub_endpoint, "hub");
+    run_directory_endpoint(&worker->run, worker->weights_endpoint, sizeof worker->weights_endpoint,
+                           "weights");
+    return 0;
+}
+
+static void worker_close(struct worker *worker)
+{
+    recipe_release(&worker->recipe);
+    run_directory_close(&worker->run);
+}
+
+static int worker_metrics(const struct worker *worker, const char *name, struct metrics **metrics)
+{
+    char relative[128], path[HONE_PATH_MAX];
+    snprintf(relative, sizeof relative, "metrics/%s.jsonl", name);
+    return metrics_open(metrics, run_directory_file(&worker->run, path, sizeof path, relative),
+                        clock_system());
+}
+
+/* What the processes of the RL stage share: the model it starts from, tokenizer and prompts. */
+struct rl_inputs {
+    char model_directory[HONE_PATH_MAX];
+    struct tokenizer *tokenizer;
+    struct prompt_set set;
+};
+
+static int rl_inputs_open(struct rl_inputs *inputs, const struct worker *worker)
+{
+    memset(inputs, 0, sizeof *inputs);
+    int rc = stage_input_model(&worker->recipe, &worker->run, "rl", inputs->model_directory,
+                               sizeof inputs->model_directory);
+    if (rc == 0)
+        rc = tokenizer_load(&inputs->tokenizer, inputs->model_directory);
+    if (rc == 0)
+        rc = prompt_set_load(&inputs->set, &worker->recipe.rl.data, inputs->tokenizer,
+                             worker->recipe.rl.max_prompt_tokens, 0, "rl.data");
+    return rc;
+}
+
+static void rl_inputs_close(struct rl_inputs *inputs)
+{
+    prompt_set_release(&inputs->set);
+    tokenizer_free(inputs->tokenizer);
+}
+
+static int curriculum_loop(struct worker *worker, const struct rl_inputs *inputs,
+                           struct metrics *metrics)
+{
+    const struct rl_settings *rl = &worker->recipe.rl;
+    struct model_config config;
+    struct run_log *log = NULL;
+    struct curriculum_stage *stage = NULL;
+    char path[HONE_PATH_MAX];
+    struct wire_context *context = wire_context_create();
+    int rc = model_config_read(&config, inputs->model_directory);
+    struct curriculum_options options = {
+        .hub_endpoint = worker->hub_endpoint,
+        .recipe_hash = worker->run.recipe_hash,
+        .run_id = worker->run.run_id,
+        .prompts = inputs->set.prompts,
+        .prompt_count = inputs->set.count,
+        .seed = (uint64_t)worker->recipe.seed,
+        .steps = rl->steps,
+        .prompts_per_step = (int32_t)rl->prompts_per_step,
+        .group_size = (int32_t)rl->group_size,
+        .staleness_max = (int32_t)rl->staleness_max,
+        .drop_zero_advantage = rl->drop_zero_advantage,
+        .refill_max = 4.0f,
+        .lease_timeout_ms = (int64_t)(rl->lease_timeout_s * 1000.0),
+        .score_retries = (int32_t)worker->recipe.reward.max_retries,
+        .max_error_rate = worker->recipe.reward.max_error_rate,
+        .stall_ms = STALL_MS,
+    };
+    if (rc == 0)
+        rc = sampling_from(&options.sampling, &rl->sampling, &config, inputs->tokenizer,
+                           options.seed, "rl.sampling");
+    if (rc == 0)
+        rc = run_log_open(&log, run_directory_file(&worker->run, path, sizeof path, "rl/log"),
+                          false);
+    if (rc == 0)
+        rc = curriculum_stage_create(&stage, &options, log, context, clock_system(), metrics);
+    if (rc == 0)
+        rc = stage_loop_run(stage, curriculum_stage_tick);
+    curriculum_stage_destroy(stage);
+    run_log_close(log);
+    wire_context_destroy(context);
+    return rc;
+}
+
+int worker_run_curriculum(const char *run_path)
+{
+    struct worker worker;
+    struct rl_inputs inputs = {0};
+    struct metrics *metrics = NULL;
+    int rc = worker_open(&worker, run_path, WORKER_CURRICULUM, 0, "curriculum");
+    if (rc == 0)
+        rc = rl_inputs_open(&inputs, &worker);
+    if (rc == 0)
+        rc = worker_metrics(&worker, "curriculum", &metrics);
+    if (rc == 0)
+        rc = curriculum_loop(&worker, &inputs, metrics);
+    metrics_close(metrics);
+    rl_inputs_close(&inputs);
+    worker_close(&worker);
+    return rc;
+}
+
+int worker_run_actor(const char *run_path, int index)
+{
+    struct worker worker;
+    struct compute compute = {0};
+    struct model *model = NULL;
+    struct actor_stage *stage = NULL;
+    struct wire_context *context = NULL;
+    struct model_config config;
+    char name[32], directory[HONE_PATH_MAX];
+    snprintf(name, sizeof name, "actor-%d", index);
+    int rc = worker_open(&worker, run_path, WORKER_ACTOR, index, name);
+    if (rc < 0)
+        goto out;
+    const struct rl_settings *rl = &worker.recipe.rl;
+    if ((rc = stage_input_model(&worker.recipe, &worker.run, "rl", directory, sizeof directory)) <
+            0 ||
+        (rc = model_config_read(&config, directory)) < 0 ||
+        (rc = compute_open(&compute, worker.threads)) < 0 ||
+        (rc = model_create(&model, &config, compute_dtype(&worker.recipe), false, &compute)) < 0)
+        goto out;
+    int64_t longest = rl->max_prompt_tokens + rl->sampling.max_completion_tokens;
+    struct actor_options options = {
+        .worker = worker.name,
+        .hub_endpoint = worker.hub_endpoint,
+        .recipe_hash = worker.run.recipe_hash,
+        .engine = {.slots = (int32_t)rl->actor.slots,
+                   .prefill_chunk_tokens = (int32_t)rl->actor.prefill_chunk_tokens,
+                   .max_sequence_tokens =
+                       (int32_t)(longest < config.max_positions ? longest : config.max_positions),
+                   .rng_purpose = RNG_SAMPLE},
+        .weights_deadline_ms = WEIGHTS_DEADLINE_MS,
+    };
+    context = wire_context_create();
+    if ((rc = actor_stage_create(&stage, &options, model, &compute, context, clock_system())) == 0)
+        rc = stage_loop_run(stage, actor_stage_tick);
+out:
+    actor_stage_destroy(stage);
+    wire_context_destroy(context);
+    model_free(model);
+    compute_close(&compute);
+    worker_close(&worker);
+    return rc;
+}
+
+int worker_run_scorer(const char *run_path, int index)
+{
+    struct worker worker;
+    struct rl_inputs inputs = {0};
+    struct reward_options rewards = {0};
+    struct reward_set *set = NULL;
+    struct scorer_stage *stage = NULL;
+    struct wire_context *context = NULL;
+    char name[32];
+    snprintf(name, sizeof name, "scorer-%d", index);
+    int rc = worker_open(&worker, run_path, WORKER_SCORER, index, name);
+    if (rc == 0)
+        rc = rl_inputs_open(&inputs, &worker);
+    if (rc < 0)
+        goto out;
+    reward_options_from(&rewards, &worker.recipe);
+    if ((rc = reward_set_create(&set, rewards.parts, rewards.count, clock_system())) < 0)
+        goto out;
+    struct scorer_options options = {
+        .worker = worker.name,
+        .hub_endpoint = worker.hub_endpoint,
+        .recipe_hash = worker.run.recipe_hash,
+        .prompts = inputs.set.prompts,
+        .prompt_count = inputs.set.count,
+        .tokenizer = inputs.tokenizer,
+        .credits = 64,
+    };
+    context = wire_context_create();
+    if ((rc = scorer_stage_create(&stage, &options, set, context, clock_system())) == 0)
+        rc = stage_loop_run(stage, scorer_stage_tick);
+out:
+    scorer_stage_destroy(stage);
+    wire_context_destroy(context);
+    reward_set_destroy(set);
+    reward_options_release(&rewards);
+    rl_inputs_close(&inputs);
+    worker_close(&worker);
+    return rc;
+}
+
+int worker_run_learner(const char *run_path)
+{
+    struct worker worker;
+    struct compute compute = {0};
+    struct metrics *metrics = NULL;
+    struct learner_stage *stage = NULL;
+    struct wire_context *context = NULL;
+    char model[HONE_PATH_MAX], directory[HONE_PATH_MAX];
+    int rc = worker_open(&worker, run_path, WORKER_LEARNER, 0, "learner");
+    if (rc < 0 ||
+        (rc = stage_input_model(&worker.recipe, &worker.run, "rl", model, sizeof model)) < 0 ||
+        (rc = worker_metrics(&worker, "rl", &metrics)) < 0 ||
+        (rc = compute_open(&compute, worker.threads)) < 0)
+        goto out;
+    struct learner_options options;
+    learner_options_from(&options, &worker.recipe, model,
+                         run_directory_file(&worker.run, directory, sizeof directory, "rl"),
+                         worker.run.recipe_hash);
+    options.worker = worker.name;
+    options.hub_endpoint = worker.hub_endpoint;
+    options.weights_endpoint = worker.weights_endpoint;
+    const struct objective_settings *objective = &worker.recipe.rl.objective;
+    if (objective->kl_coef > 0.0 || objective->kl_limit > 0.0)
+        options.reference_directory = model;
+    context = wire_context_create();
+    if ((rc = learner_stage_create(&stage, &options, &compute, context, clock_system(), metrics)) ==
+        0)
+        rc = stage_loop_run(stage, learner_stage_tick);
+out:
+    learner_stage_destroy(stage);
+    wire_context_destroy(context);
+    metrics_close(metrics);
+    compute_close(&compute);
+    worker_close(&worker);
+    return rc;
+}
+
+/* The offline stages as a stage_tick: one optimiser step a tick, nothing to wait for. */
+static int sft_tick(void *stage, struct stage_wait *wait)
+{
+    struct sft_progress progress;
+    int rc = sft_stage_tick((struct sft_stage *)stage, &progress);
+    if (rc < 0)
+        return rc;
+    wait->busy = true;
+    wait->finished = progress.finished;
+    if (progress.finished)
+        log_info("sft done: %lld steps, %lld tokens, loss %.4f", (long long)progress.step,
+                 (long long)progress.tokens, progress.loss);
+    return 0;
+}
+
+static int dpo_tick(void *stage, struct stage_wait *wait)
+{
+    struct dpo_progress progress;
+    int rc = dpo_stage_tick((struct dpo_stage *)stage, &progress);
+    if (rc < 0)
+        return rc;
+    wait->busy = true;
+    wait->finished = progress.finished;
+    if (progress.finished)
+        log_info("dpo done: %lld steps, loss %.4f, accuracy %.3f", (long long)progress.step,
+                 progress.loss, progress.accuracy);
+    return 0;
+}
+
+int worker_run_sft(const char *run_path)
+{
+    struct worker worker;
+    struct compute compute = {0};
+    struct metrics *metrics = NULL;
+    struct sft_stage *stage = NULL;
+    struct sft_options options;
+    char model[HONE_PATH_MAX], directory[HONE_PATH_MAX];
+    int rc = worker_open(&worker, run_path, WORKER_OFFLINE, 0, "sft");
+    if (rc < 0 ||
+        (rc = stage_input_model(&worker.recipe, &worker.run, "sft", model, sizeof model)) < 0 ||
+        (rc = sft_options_from(&options, &worker.recipe, model,
+                               run_directory_file(&worker.run, directory, sizeof directory, "sft"),
+                               worker.run.recipe_hash)) < 0 ||
+        (rc = worker_metrics(&worker, "sft", &metrics)) < 0 ||
+        (rc = compute_open(&compute, worker.threads)) < 0 ||
+        (rc = sft_stage_create(&stage, &options, &compute, clock_system(), metrics)) < 0)
+        goto out;
+    rc = stage_loop_run(stage, sft_tick);
+out:
+    sft_stage_destroy(stage);
+    metrics_close(metrics);
+    compute_close(&compute);
+    worker_close(&worker);
+    return rc;
+}
+
+int worker_run_dpo(const char *run_path)
+{
+    struct worker worker;
+    struct compute compute = {0};
+    struct metrics *metrics = NULL;
+    struct dpo_stage *stage = NULL;
+    struct dpo_options options;
+    char model[HONE_PATH_MAX], directory[HONE_PATH_MAX], log[HONE_PATH_MAX];
+    int rc = worker_open(&worker, run_path, WORKER_OFFLINE, 0, "dpo");
+    if (rc < 0 ||
+        (rc = stage_input_model(&worker.recipe, &worker.run, "dpo", model, sizeof model)) < 0 ||
+        (rc = dpo_options_from(&options, &worker.recipe, model,
+                               run_directory_file(&worker.run, directory, sizeof directory, "dpo"),
+                               run_directory_file(&worker.run, log, sizeof log, "rl/log"),
+                               worker.run.recipe_hash)) < 0 ||
+        (rc = worker_metrics(&worker, "dpo", &metrics)) < 0 ||
+        (rc = compute_open(&compute, worker.threads)) < 0 ||
+        (rc = dpo_stage_create(&stage, &options, &compute, clock_system(), metrics)) < 0)
+        goto out;
+    rc = stage_loop_run(stage, dpo_tick);
+out:
+    dpo_stage_destroy(stage);
+    metrics_close(metrics);
+    compute_close(&compute);
+    worker_close(&worker);
+    return rc;
+}
+
+int worker_run_eval(const char *run_path, const char *label, const char *model_directory)
+{
+    struct worker worker;
+    struct evaluate_result result;
+    char relative[128], path[HONE_PATH_MAX];
+    struct text json;
+    text_init(&json);
+    int rc = worker_open(&worker, run_path, WORKER_OFFLINE, 0, "eval");
+    if (rc < 0)
+        goto out;
+    snprintf(relative, sizeof relative, "eval/%s.samples.jsonl", label);
+    rc = evaluate(&worker.recipe, model_directory,
+                  run_directory_file(&worker.run, path, sizeof path, relative), worker.threads,
+                  &result);
+    if (rc < 0)
+        goto out;
+    evaluate_print_json(&result, &json);
+    snprintf(relative, sizeof relative, "eval/%s.json", label);
+    rc = file_write_atomic(run_directory_file(&worker.run, path, sizeof path, relative), json.data,
+                           json.length);
+    if (rc == 0)
+        log_info("eval %s: pass@1 %.3f on %lld prompts", label, result.pass1,
+                 (long long)result.prompts);
+out:
+    text_release(&json);
+    worker_close(&worker);
+    return rc;
+}

@@ -18,7 +18,8 @@ static inline float bf16_to_f32(bf16 value)
     return result;
 }
 
-/* Round to nearest even; NaN stays NaN (quiet). Denormals are kept: only arithmetic flushes them. */
+/* Round to nearest even; NaN stays NaN (quiet). Denormals are kept: only arithmetic flushes them.
+ */
 static inline bf16 bf16_from_f32(float value)
 {
     uint32_t bits;
@@ -30,7 +31,7 @@ static inline bf16 bf16_from_f32(float value)
 }
 
 size_t dtype_bytes(enum dtype dtype);
-const char *dtype_name(enum dtype dtype);              /* "float32", "bfloat16", ... */
-const char *dtype_safetensors_name(enum dtype dtype);  /* "F32", "BF16", ... */
+const char *dtype_name(enum dtype dtype);             /* "float32", "bfloat16", ... */
+const char *dtype_safetensors_name(enum dtype dtype); /* "F32", "BF16", ... */
 
 #endif

@@ -1,19 +1,19 @@
 /* The backend table: every operation the engine needs, as functions of pointers, shapes and dtypes.
  *
  * Invariants (numerics contract, docs/decisions/0001):
- *  N1  For one dtype, all CPU tables (scalar, avx2, avx512, amx) give the same bits on the same input.
- *  N2  A row's result does not depend on the number of rows, the row's position, or the thread.
- *  N3  bf16 matmul: every output element is the canonical dot product: k in blocks of 32 ascending;
- *      in a block an even-k and an odd-k fp32 FMA chain, both from +0, over 16 pairs; C += even + odd.
- *  N4  fp32 matmul: every output element is one FMA chain over ascending k, starting from C (or +0).
- *  N5  Row reductions use 16 virtual lanes (element i goes to lane i % 16, ascending) and one fixed
- *      tree: 8+8, 4+4, 2+2, 1+1 (lane j with lane j + width/2).
- *  N6  exp, log, sigmoid are own fixed polynomials (vec_math in cpu/); 1/sqrt is IEEE sqrt and divide.
+ *  N1  For one dtype, all CPU tables (scalar, avx2, avx512, amx) give the same bits on the same
+ * input. N2  A row's result does not depend on the number of rows, the row's position, or the
+ * thread. N3  bf16 matmul: every output element is the canonical dot product: k in blocks of 32
+ * ascending; in a block an even-k and an odd-k fp32 FMA chain, both from +0, over 16 pairs; C +=
+ * even + odd. N4  fp32 matmul: every output element is one FMA chain over ascending k, starting
+ * from C (or +0). N5  Row reductions use 16 virtual lanes (element i goes to lane i % 16,
+ * ascending) and one fixed tree: 8+8, 4+4, 2+2, 1+1 (lane j with lane j + width/2). N6  exp, log,
+ * sigmoid are own fixed polynomials (vec_math in cpu/); 1/sqrt is IEEE sqrt and divide.
  *
  * Matmul operands: A is row-major [m, k] with row stride lda elements. B is packed once per weight
  * version by gemm_pack into an opaque layout that is the same for every CPU table:
- *   panels of 16 columns; bf16: per panel, per k pair: 16 columns x 2 k values (VNNI), k padded with
- *   zeros to a multiple of 32; fp32: per panel, per k: 16 columns. n is padded with zeros to 16.
+ *   panels of 16 columns; bf16: per panel, per k pair: 16 columns x 2 k values (VNNI), k padded
+ * with zeros to a multiple of 32; fp32: per panel, per k: 16 columns. n is padded with zeros to 16.
  * C is row-major fp32 [m, n] with row stride ldc.
  *
  * Every function is thread-safe for disjoint outputs; those that take a `struct parallel *` split
@@ -37,13 +37,14 @@
  *   values [kv_heads][32][head_dim]
  * in the activation dtype. Block b of a sequence covers positions 32b .. 32b+31. */
 struct attention_kv {
-    void *keys;           /* base of the layer's key blocks */
-    void *values;         /* base of the layer's value blocks */
+    void *keys;   /* base of the layer's key blocks */
+    void *values; /* base of the layer's value blocks */
     int32_t kv_heads, head_dim;
     enum dtype dtype;
 };
 
-/* One query row of attention: which blocks it sees and how many keys (positions 0 .. key_count-1). */
+/* One query row of attention: which blocks it sees and how many keys (positions 0 .. key_count-1).
+ */
 struct attention_row {
     const int32_t *blocks; /* block table of the row's sequence */
     int32_t key_count;     /* >= 1: the row's own position + 1 */
@@ -87,7 +88,8 @@ struct backend_ops {
 
     /* ---- RMSNorm: y = act(x * rsqrt(mean(x^2) + eps)) * weight, rounded as Llama does:
      * the normalised value is rounded to act first, then multiplied by weight, rounded to act.
-     * x fp32 [rows, dim]; weight act [dim]; y act [rows, dim]; inverse_rms fp32 [rows] (may be NULL) */
+     * x fp32 [rows, dim]; weight act [dim]; y act [rows, dim]; inverse_rms fp32 [rows] (may be
+     * NULL) */
     void (*rmsnorm)(struct parallel *pool, enum dtype dtype, int64_t rows, int64_t dim, float eps,
                     const float *x, const void *weight, void *y, float *inverse_rms);
     /* dx fp32 [rows, dim] += ...; dweight fp32 [dim] += sum over rows in ascending order. */
@@ -102,7 +104,8 @@ struct backend_ops {
                  const int32_t *positions, const float *cos_sin, float *x, int64_t ldx,
                  bool backward);
 
-    /* ---- SwiGLU: out act [rows, dim] = silu(gate) * up; gate_up fp32 [rows, 2*dim], gate first. */
+    /* ---- SwiGLU: out act [rows, dim] = silu(gate) * up; gate_up fp32 [rows, 2*dim], gate first.
+     */
     void (*swiglu)(struct parallel *pool, enum dtype dtype, int64_t rows, int64_t dim,
                    const float *gate_up, void *out);
     /* d_gate_up fp32 [rows, 2*dim] from d_out fp32 [rows, dim]. */
@@ -110,15 +113,15 @@ struct backend_ops {
                             const float *d_out, float *d_gate_up);
 
     /* ---- attention ---- */
-    /* Stores rows' keys and values (fp32 [rows, kv_heads*head_dim], row strides ldk, ldv) into blocks:
-     * row r goes to block block_ids[r], offset offsets[r] in 0..31. */
+    /* Stores rows' keys and values (fp32 [rows, kv_heads*head_dim], row strides ldk, ldv) into
+     * blocks: row r goes to block block_ids[r], offset offsets[r] in 0..31. */
     void (*kv_store)(struct parallel *pool, const struct attention_kv *kv, int64_t rows,
                      const float *k, int64_t ldk, const float *v, int64_t ldv,
                      const int32_t *block_ids, const int32_t *offsets);
-    /* Online softmax over blocks in ascending order. q fp32 [rows, heads*head_dim] (row stride ldq) is
-     * rounded to act before use; out act [rows, heads*head_dim];
-     * lse fp32 [rows, heads] = max + log(sum), may be NULL. Head h reads KV head h / (heads/kv_heads).
-     * Score scale is 1/sqrt(head_dim). Bits depend on the row's q, its keys and key_count alone. */
+    /* Online softmax over blocks in ascending order. q fp32 [rows, heads*head_dim] (row stride ldq)
+     * is rounded to act before use; out act [rows, heads*head_dim]; lse fp32 [rows, heads] = max +
+     * log(sum), may be NULL. Head h reads KV head h / (heads/kv_heads). Score scale is
+     * 1/sqrt(head_dim). Bits depend on the row's q, its keys and key_count alone. */
     void (*attention)(struct parallel *pool, const struct attention_kv *kv, int64_t rows,
                       int32_t heads, const float *q, int64_t ldq, const struct attention_row *table,
                       void *out, float *lse);
@@ -135,21 +138,24 @@ struct backend_ops {
     /* ---- softmax over the vocabulary ---- */
     /* For each row: logprob[r] = log softmax(logits[r] / temperature)[token[r]] and, when asked,
      * entropy[r] (NULL to skip) and lse[r] = log-sum-exp of logits/temperature (NULL to skip).
-     * logits fp32 [rows, vocab], row stride ld. The only function that computes a token's logprob. */
+     * logits fp32 [rows, vocab], row stride ld. The only function that computes a token's logprob.
+     */
     void (*token_logprob)(struct parallel *pool, int64_t rows, int64_t vocab, const float *logits,
                           int64_t ld, float temperature, const int32_t *tokens, float *logprob,
                           float *entropy, float *lse);
     /* d_logits[r] = (d_logprob[r] * (onehot - p) + d_entropy[r] * dH/dlogits) / temperature, where
-     * dH/dz_i = -p_i (log p_i + H). In place: logits become d_logits (fp32). d_entropy may be NULL. */
-    void (*token_logprob_backward)(struct parallel *pool, int64_t rows, int64_t vocab, float *logits,
-                                   int64_t ld, float temperature, const int32_t *tokens,
-                                   const float *lse, const float *entropy, const float *d_logprob,
-                                   const float *d_entropy);
+     * dH/dz_i = -p_i (log p_i + H). In place: logits become d_logits (fp32). d_entropy may be NULL.
+     */
+    void (*token_logprob_backward)(struct parallel *pool, int64_t rows, int64_t vocab,
+                                   float *logits, int64_t ld, float temperature,
+                                   const int32_t *tokens, const float *lse, const float *entropy,
+                                   const float *d_logprob, const float *d_entropy);
     /* probs[v] = softmax(logits / temperature), one row, fp32; for the sampler. */
     void (*softmax_row)(int64_t vocab, const float *logits, float temperature, float *probs);
 
     /* ---- optimiser ---- */
-    /* AdamW (Loshchilov & Hutter 2019), decoupled decay: p -= lr * (m^ / (sqrt(v^) + eps) + wd * p). */
+    /* AdamW (Loshchilov & Hutter 2019), decoupled decay: p -= lr * (m^ / (sqrt(v^) + eps) + wd *
+     * p). */
     void (*adamw)(struct parallel *pool, int64_t count, const struct adamw_options *options,
                   float *parameters, float *m, float *v, const float *gradient);
     /* Sum of squares in double: fixed chunks of 4096, 16 lanes within a chunk, chunks ascending. */
@@ -169,8 +175,8 @@ const struct backend_ops *backend_cpu(enum cpu_isa isa);
 /* The best available table, or the one named by HONE_ISA (scalar|avx2|avx512|amx): an unknown or
  * unavailable name is an error. Calls compute_thread_init for the caller. */
 int backend_select(const struct backend_ops **ops);
-/* Compares every available table with the scalar one on a fixed set of shapes, bit for bit; well under
- * a second. 0, or HONE_EUNSUPPORTED naming the operation and the table that differ. */
+/* Compares every available table with the scalar one on a fixed set of shapes, bit for bit; well
+ * under a second. 0, or HONE_EUNSUPPORTED naming the operation and the table that differ. */
 int backend_self_test(void);
 
 #endif

@@ -23,10 +23,10 @@
  * for the last time, the waker changes the word before it looks at the flag (all sequentially
  * consistent), and the kernel compares the word again. */
 
-#define SPIN_NS              20000
-#define SPINS_BETWEEN_LOOKS  32
-#define MXCSR_DAZ_FTZ        0x8040u
-#define CACHE_LINE_BYTES     64
+#define SPIN_NS             20000
+#define SPINS_BETWEEN_LOOKS 32
+#define MXCSR_DAZ_FTZ       0x8040u
+#define CACHE_LINE_BYTES    64
 
 struct worker {
     _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t ticket;
@@ -131,8 +131,7 @@ static void wait_for_workers(struct parallel *pool)
     if (spin(&pool->pending, 0, true, pool->spin_ns))
         return;
     atomic_store(&pool->caller_asleep, 1);
-    for (uint32_t left = atomic_load(&pool->pending); left != 0;
-         left = atomic_load(&pool->pending))
+    for (uint32_t left = atomic_load(&pool->pending); left != 0; left = atomic_load(&pool->pending))
         futex_wait(&pool->pending, left);
     atomic_store(&pool->caller_asleep, 0);
 }

@@ -2,10 +2,10 @@
  * the one this translation unit is compiled for, so one kernel source gives every table.
  *
  * Invariants:
- *  V1  Every operation is one IEEE operation per lane (round to nearest even), with DAZ and FTZ from
- *      MXCSR; only vec_fma and vec_fnma fuse. So all instruction sets give the same bits.
- *  V2  vec_max(a, b) is a > b ? a : b and vec_min(a, b) is a < b ? a : b, per lane, as MAXPS does.
- *  V3  vec_sum and vec_max_lanes reduce lane j with lane j + width/2 for widths 16, 8, 4, 2 (N5). */
+ *  V1  Every operation is one IEEE operation per lane (round to nearest even), with DAZ and FTZ
+ * from MXCSR; only vec_fma and vec_fnma fuse. So all instruction sets give the same bits. V2
+ * vec_max(a, b) is a > b ? a : b and vec_min(a, b) is a < b ? a : b, per lane, as MAXPS does. V3
+ * vec_sum and vec_max_lanes reduce lane j with lane j + width/2 for widths 16, 8, 4, 2 (N5). */
 #ifndef HONE_COMPUTE_CPU_VEC_H
 #define HONE_COMPUTE_CPU_VEC_H
 

@@ -10,7 +10,8 @@
 
 #include "infra/compute/dtype.h"
 
-#define VEC_ISA "avx2"
+#define VEC_ISA       "avx2"
+#define VEC_REGISTERS 16
 
 struct vec {
     __m256 lo, hi;

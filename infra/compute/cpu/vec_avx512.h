@@ -18,7 +18,8 @@
 
 #include "infra/compute/dtype.h"
 
-#define VEC_ISA "avx512"
+#define VEC_ISA       "avx512"
+#define VEC_REGISTERS 32
 
 struct vec {
     __m512 all;

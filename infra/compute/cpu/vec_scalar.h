@@ -9,7 +9,8 @@
 
 #include "infra/compute/dtype.h"
 
-#define VEC_ISA "scalar"
+#define VEC_ISA       "scalar"
+#define VEC_REGISTERS 16
 
 struct vec {
     float lane[16];

@@ -1,0 +1,171 @@
+/* gemm_pack and transpose: the packed layout of infra/compute/ops.h. Only moves bits. */
+#ifndef HONE_COMPUTE_CPU_PACK_H
+#define HONE_COMPUTE_CPU_PACK_H
+
+#include <stdbool.h>
+
+#include "infra/base/assert.h"
+#include "infra/compute/cpu/vec.h"
+#include "infra/compute/parallel.h"
+
+#define PANEL_COLUMNS     16
+#define BF16_BLOCK_K      32
+#define TRANSPOSE_TILE    16
+#define PACK_GRAIN_VALUES 16384
+
+struct pack_job {
+    enum dtype dtype;
+    int64_t n, k, ldb;
+    const void *source;
+    bool b_is_nk;
+    void *packed;
+};
+
+static inline int64_t grain_of(int64_t values_per_item)
+{
+    int64_t grain = PACK_GRAIN_VALUES / (values_per_item > 0 ? values_per_item : 1);
+    return grain > 1 ? grain : 1;
+}
+
+static inline int64_t round_up(int64_t value, int64_t multiple)
+{
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+static inline int64_t at_most(int64_t value, int64_t limit)
+{
+    return value < limit ? value : limit;
+}
+
+/* One panel of fp32: [k][16]. */
+static inline void pack_panel_f32(const struct pack_job *job, int64_t panel)
+{
+    int64_t column = panel * PANEL_COLUMNS;
+    int64_t columns = at_most(job->n - column, PANEL_COLUMNS);
+    float *out = (float *)job->packed + column * job->k;
+    const float *source = job->source;
+    if (!job->b_is_nk) {
+        for (int64_t k = 0; k < job->k; k++)
+            vec_store(out + k * PANEL_COLUMNS,
+                      vec_load_up_to(source + k * job->ldb + column, columns));
+        return;
+    }
+    for (int64_t k = 0; k < job->k; k++)
+        for (int64_t c = 0; c < PANEL_COLUMNS; c++)
+            out[k * PANEL_COLUMNS + c] = c < columns ? source[(column + c) * job->ldb + k] : 0.0f;
+}
+
+/* Two rows of up to 16 bf16 columns become 16 (even, odd) pairs; a NULL row is zeros. */
+static inline void pack_pair(const bf16 *even, const bf16 *odd, int64_t columns, bf16 *out)
+{
+    bf16 rows[2][PANEL_COLUMNS] = {{0}};
+    memcpy(rows[0], even, (size_t)columns * sizeof *even);
+    if (odd != NULL)
+        memcpy(rows[1], odd, (size_t)columns * sizeof *odd);
+    for (int64_t c = 0; c < PANEL_COLUMNS; c++) {
+        out[2 * c] = rows[0][c];
+        out[2 * c + 1] = rows[1][c];
+    }
+}
+
+/* One panel of bf16: [k / 2][16][2], k padded with zeros to 32. */
+static inline void pack_panel_bf16(const struct pack_job *job, int64_t panel)
+{
+    int64_t column = panel * PANEL_COLUMNS, k_padded = round_up(job->k, BF16_BLOCK_K);
+    int64_t columns = at_most(job->n - column, PANEL_COLUMNS);
+    bf16 *out = (bf16 *)job->packed + column * k_padded;
+    const bf16 *source = job->source;
+    memset(out + job->k / 2 * 2 * PANEL_COLUMNS, 0,
+           (size_t)(k_padded - job->k / 2 * 2) * PANEL_COLUMNS * sizeof *out);
+    if (!job->b_is_nk) {
+        for (int64_t k = 0; k < job->k; k += 2) {
+            const bf16 *even = source + k * job->ldb + column;
+            pack_pair(even, k + 1 < job->k ? even + job->ldb : NULL, columns,
+                      out + k * PANEL_COLUMNS);
+        }
+        return;
+    }
+    for (int64_t c = 0; c < PANEL_COLUMNS; c++) {
+        const bf16 *row = source + (column + c) * job->ldb;
+        for (int64_t k = 0; k < job->k; k++)
+            out[k / 2 * 2 * PANEL_COLUMNS + 2 * c + k % 2] = c < columns ? row[k] : 0;
+    }
+}
+
+static inline void pack_panels(void *context, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const struct pack_job *job = context;
+    for (int64_t panel = begin; panel < end; panel++) {
+        if (job->dtype == DTYPE_BF16)
+            pack_panel_bf16(job, panel);
+        else
+            pack_panel_f32(job, panel);
+    }
+}
+
+static inline void gemm_pack(struct parallel *pool, enum dtype dtype, int64_t n, int64_t k,
+                             const void *source, int64_t ldb, bool b_is_nk, void *packed)
+{
+    HONE_ASSERT(dtype == DTYPE_BF16 || dtype == DTYPE_F32);
+    HONE_ASSERT(n >= 1 && k >= 1);
+    struct pack_job job = {dtype, n, k, ldb, source, b_is_nk, packed};
+    int64_t panels = (n + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
+    parallel_for(pool, panels, grain_of(k * PANEL_COLUMNS), pack_panels, &job);
+}
+
+struct transpose_job {
+    size_t bytes;
+    int64_t rows, columns, ld_in, ld_out;
+    const void *in;
+    void *out;
+};
+
+static inline void transpose_tile_4(const uint32_t *in, int64_t ld_in, uint32_t *out,
+                                    int64_t ld_out, int64_t rows, int64_t columns)
+{
+    for (int64_t c = 0; c < columns; c++)
+        for (int64_t r = 0; r < rows; r++)
+            out[c * ld_out + r] = in[r * ld_in + c];
+}
+
+static inline void transpose_tile_2(const uint16_t *in, int64_t ld_in, uint16_t *out,
+                                    int64_t ld_out, int64_t rows, int64_t columns)
+{
+    for (int64_t c = 0; c < columns; c++)
+        for (int64_t r = 0; r < rows; r++)
+            out[c * ld_out + r] = in[r * ld_in + c];
+}
+
+/* Items are bands of TRANSPOSE_TILE input columns (output rows). */
+static inline void transpose_bands(void *context, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const struct transpose_job *job = context;
+    for (int64_t column = begin * TRANSPOSE_TILE;
+         column < at_most(end * TRANSPOSE_TILE, job->columns); column += TRANSPOSE_TILE) {
+        int64_t columns = at_most(job->columns - column, TRANSPOSE_TILE);
+        for (int64_t row = 0; row < job->rows; row += TRANSPOSE_TILE) {
+            int64_t rows = at_most(job->rows - row, TRANSPOSE_TILE);
+            if (job->bytes == 4)
+                transpose_tile_4((const uint32_t *)job->in + row * job->ld_in + column, job->ld_in,
+                                 (uint32_t *)job->out + column * job->ld_out + row, job->ld_out,
+                                 rows, columns);
+            else
+                transpose_tile_2((const uint16_t *)job->in + row * job->ld_in + column, job->ld_in,
+                                 (uint16_t *)job->out + column * job->ld_out + row, job->ld_out,
+                                 rows, columns);
+        }
+    }
+}
+
+static inline void transpose(struct parallel *pool, enum dtype dtype, int64_t rows, int64_t columns,
+                             const void *in, int64_t ld_in, void *out, int64_t ld_out)
+{
+    HONE_ASSERT(dtype == DTYPE_BF16 || dtype == DTYPE_F32);
+    struct transpose_job job = {dtype_bytes(dtype), rows, columns, ld_in, ld_out, in, out};
+    int64_t bands = (columns + TRANSPOSE_TILE - 1) / TRANSPOSE_TILE;
+    parallel_for(pool, bands, grain_of(rows * TRANSPOSE_TILE), transpose_bands, &job);
+}
+
+#endif

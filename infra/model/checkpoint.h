@@ -5,7 +5,7 @@
  *   NAME/optimizer.safetensors                              fp32 master, moments (resumable ones only)
  *   NAME/state.json                                         step, batch, version, recipe hash, ...
  *   NAME/manifest.json                                      every file's size and SHA-256
- *   NAME/DONE                                               written last
+ *   NAME/DONE                                               written last: the manifest's SHA-256
  *
  * Written to NAME.tmp, each file fsynced, manifest, DONE, rename, parent fsynced.
  *  C1  A directory without DONE, or whose manifest does not match, is not a candidate; it is named in a
@@ -46,7 +46,8 @@ int checkpoint_read_optimizer(const char *directory, const struct model_config *
 /* Newest valid checkpoint "step-<n>" under directory; damaged ones are warned about by name.
  * HONE_ENOENT when there is none. */
 int checkpoint_newest(const char *directory, char *path, size_t capacity);
-/* Deletes all but the newest `keep` valid ones. */
+/* Keeps the newest `keep` (>= 1) valid ones and deletes every older one, and what interrupted writes left.
+ * A damaged one newer than those is left for inspection, with a warning. */
 int checkpoint_prune(const char *directory, int keep);
 
 #endif

@@ -5,6 +5,8 @@
 #ifndef HONE_MODEL_KV_CACHE_H
 #define HONE_MODEL_KV_CACHE_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "infra/compute/ops.h"
@@ -26,6 +28,8 @@ void kv_cache_free(struct kv_cache *cache);
 size_t kv_cache_bytes(const struct model_config *config, enum dtype dtype, int32_t block_count);
 int32_t kv_cache_free_blocks(const struct kv_cache *cache);
 int32_t kv_cache_total_blocks(const struct kv_cache *cache);
+/* The version that filled the first position of a block in use. */
+int64_t kv_cache_block_version(const struct kv_cache *cache, int32_t block);
 struct attention_kv kv_cache_layer(const struct kv_cache *cache, int32_t layer);
 
 void kv_sequence_init(struct kv_sequence *sequence, int32_t max_positions);

@@ -31,6 +31,9 @@ struct model;
 int model_create(struct model **model, const struct model_config *config, enum dtype dtype,
                  bool trainable, const struct compute *compute);
 void model_free(struct model *model);
+/* Bytes model_create allocates for weights and packed operands: for the memory plan. (The rotary table
+ * grows with the longest cache: head_dim * 4 bytes a position.) */
+size_t model_bytes(const struct model_config *config, enum dtype dtype, bool trainable);
 
 const struct model_config *model_config_of(const struct model *model);
 enum dtype model_dtype(const struct model *model);

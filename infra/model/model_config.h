@@ -38,6 +38,8 @@ int model_config_parse(struct model_config *config, const char *json, size_t len
  * kept unchanged; only dtype is replaced. */
 int model_config_write(const struct model_config *config, const char *base_directory,
                        enum dtype dtype, const char *directory);
+/* Same tensors and same mathematics (sizes, rope, epsilon); the context length, stop ids and stored
+ * dtype may differ. */
 bool model_config_same_shape(const struct model_config *a, const struct model_config *b);
 /* True when id is one of the stop ids. */
 bool model_config_is_eos(const struct model_config *config, int32_t id);

@@ -11,8 +11,8 @@
 #include <math.h>
 
 #include "infra/base/assert.h"
-#include "infra/compute/cpu/vec.h"
-#include "infra/compute/cpu/vec_math.h"
+#include "infra/compute/vec/vec.h"
+#include "infra/compute/vec/vec_math.h"
 #include "infra/compute/ops.h"
 
 #define HEAD_DIM_MAX         512

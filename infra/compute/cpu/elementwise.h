@@ -3,7 +3,7 @@
 #define HONE_COMPUTE_CPU_ELEMENTWISE_H
 
 #include "infra/base/assert.h"
-#include "infra/compute/cpu/vec.h"
+#include "infra/compute/vec/vec.h"
 #include "infra/compute/ops.h"
 
 #define ELEMENT_GRAIN        16384 /* a multiple of 16: vectors never straddle two threads' parts */

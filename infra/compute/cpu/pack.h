@@ -5,7 +5,7 @@
 #include <stdbool.h>
 
 #include "infra/base/assert.h"
-#include "infra/compute/cpu/vec.h"
+#include "infra/compute/vec/vec.h"
 #include "infra/compute/parallel.h"
 
 #define PANEL_COLUMNS     16

@@ -5,8 +5,8 @@
 #include <math.h>
 
 #include "infra/base/assert.h"
-#include "infra/compute/cpu/vec.h"
-#include "infra/compute/cpu/vec_math.h"
+#include "infra/compute/vec/vec.h"
+#include "infra/compute/vec/vec_math.h"
 #include "infra/compute/ops.h"
 
 #define ROW_GRAIN_VALUES 8192

@@ -7,8 +7,8 @@
 #include <math.h>
 
 #include "infra/base/assert.h"
-#include "infra/compute/cpu/vec.h"
-#include "infra/compute/cpu/vec_math.h"
+#include "infra/compute/vec/vec.h"
+#include "infra/compute/vec/vec_math.h"
 #include "infra/compute/ops.h"
 
 /* e^x is +0 from here down; -inf is raised to it wherever e^x multiplies x, so that 0 * -inf does

@@ -1,7 +1,7 @@
 /* struct vec in plain C: the reference that the other instruction sets must equal. Include
- * infra/compute/cpu/vec.h instead. */
-#ifndef HONE_COMPUTE_CPU_VEC_SCALAR_H
-#define HONE_COMPUTE_CPU_VEC_SCALAR_H
+ * infra/compute/vec/vec.h instead. */
+#ifndef HONE_COMPUTE_VEC_VEC_SCALAR_H
+#define HONE_COMPUTE_VEC_VEC_SCALAR_H
 
 #include <math.h>
 #include <stdint.h>

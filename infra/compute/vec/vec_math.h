@@ -1,12 +1,12 @@
 /* exp, log and sigmoid as fixed sequences of IEEE operations (N6): the same bits on every
  * instruction set. Errors against the exact value (measured by tests/infra/compute/test_vec_math):
  * exp below 1.1 ulp on [-87, 88], log below 1 ulp, sigmoid below 2.5 ulp. */
-#ifndef HONE_COMPUTE_CPU_VEC_MATH_H
-#define HONE_COMPUTE_CPU_VEC_MATH_H
+#ifndef HONE_COMPUTE_VEC_VEC_MATH_H
+#define HONE_COMPUTE_VEC_VEC_MATH_H
 
 #include <math.h>
 
-#include "infra/compute/cpu/vec.h"
+#include "infra/compute/vec/vec.h"
 
 #define ROUND_MAGIC 12582912.0f  /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
 #define LN2_HIGH    0x1.62e4p-1f /* 15 bits, so that n * LN2_HIGH is exact */

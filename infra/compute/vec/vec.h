@@ -6,8 +6,8 @@
  * from MXCSR; only vec_fma and vec_fnma fuse. So all instruction sets give the same bits. V2
  * vec_max(a, b) is a > b ? a : b and vec_min(a, b) is a < b ? a : b, per lane, as MAXPS does. V3
  * vec_sum and vec_max_lanes reduce lane j with lane j + width/2 for widths 16, 8, 4, 2 (N5). */
-#ifndef HONE_COMPUTE_CPU_VEC_H
-#define HONE_COMPUTE_CPU_VEC_H
+#ifndef HONE_COMPUTE_VEC_VEC_H
+#define HONE_COMPUTE_VEC_VEC_H
 
 #include <stdint.h>
 #include <string.h>
@@ -17,11 +17,11 @@
 #define VEC_LANES 16
 
 #if defined(HONE_VEC_SIMDE) || (defined(__AVX512F__) && defined(__AVX512BW__))
-#include "infra/compute/cpu/vec_avx512.h"
+#include "infra/compute/vec/vec_avx512.h"
 #elif defined(__AVX2__) && defined(__FMA__)
-#include "infra/compute/cpu/vec_avx2.h"
+#include "infra/compute/vec/vec_avx2.h"
 #else
-#include "infra/compute/cpu/vec_scalar.h"
+#include "infra/compute/vec/vec_scalar.h"
 #endif
 
 /* The first `count` lanes from memory (1 .. 15), the rest +0. */

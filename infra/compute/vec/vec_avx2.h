@@ -1,7 +1,7 @@
-/* struct vec as two 256-bit registers (lanes 0-7 and 8-15). Include infra/compute/cpu/vec.h
+/* struct vec as two 256-bit registers (lanes 0-7 and 8-15). Include infra/compute/vec/vec.h
  * instead; empty unless the translation unit is compiled for AVX2 and FMA. */
-#ifndef HONE_COMPUTE_CPU_VEC_AVX2_H
-#define HONE_COMPUTE_CPU_VEC_AVX2_H
+#ifndef HONE_COMPUTE_VEC_VEC_AVX2_H
+#define HONE_COMPUTE_VEC_VEC_AVX2_H
 
 #if defined(__AVX2__) && defined(__FMA__)
 

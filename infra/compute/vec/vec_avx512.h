@@ -1,8 +1,8 @@
-/* struct vec as one 512-bit register. Include infra/compute/cpu/vec.h instead; empty unless the
+/* struct vec as one 512-bit register. Include infra/compute/vec/vec.h instead; empty unless the
  * translation unit is compiled for AVX-512 F, BW, VL and DQ. HONE_VEC_SIMDE (tests) runs the same
  * code through SIMDe on machines without AVX-512. */
-#ifndef HONE_COMPUTE_CPU_VEC_AVX512_H
-#define HONE_COMPUTE_CPU_VEC_AVX512_H
+#ifndef HONE_COMPUTE_VEC_VEC_AVX512_H
+#define HONE_COMPUTE_VEC_VEC_AVX512_H
 
 #if defined(HONE_VEC_SIMDE) || (defined(__AVX512F__) && defined(__AVX512BW__))
 

@@ -39,11 +39,11 @@ static int write_status(struct pipeline *p, const char *running, const char *sta
     char path[HONE_PATH_MAX];
     struct text json;
     text_init(&json);
-    text_printf(&json, "{\n  \"run_id\": \"%s\",\n  \"state\": \"%s\",\n  \"stages\": {", p->run.run_id,
-                state);
+    text_printf(&json, "{\n  \"run_id\": \"%s\",\n  \"state\": \"%s\",\n  \"stages\": {",
+                p->run.run_id, state);
     for (int32_t i = 0; i < p->recipe->stages.count; ++i) {
         const char *stage = p->recipe->stages.items[i];
-        const char *word = stage_is_done(&p->run, stage)             ? "done"
+        const char *word = stage_is_done(&p->run, stage)                ? "done"
                            : running != NULL && !strcmp(stage, running) ? "running"
                                                                         : "pending";
         text_printf(&json, "%s\n    \"%s\": \"%s\"", i == 0 ? "" : ",", stage, word);
@@ -191,8 +191,8 @@ static int run_eval(struct pipeline *p, const char *label, const char *model_dir
     struct follow *follow = NULL;
     char name[64];
     snprintf(name, sizeof name, "eval-%s", label);
-    const char *arguments[] = {"eval",    "--run",         p->run.path, "--label", label,
-                               "--model", model_directory, NULL};
+    const char *arguments[] = {"eval", "--run",   p->run.path,     "--label",
+                               label,  "--model", model_directory, NULL};
     int rc = supervisor_create(&supervisor, clock_system());
     if (rc == 0)
         rc = add_worker(p, supervisor, name, arguments, true);

@@ -1,10 +1,11 @@
-/* The RL objective on per-token streams: clipped policy gradient plus KL and entropy terms. Minimised.
+/* The RL objective on per-token streams: clipped policy gradient plus KL and entropy terms.
+ * Minimised.
  *
- *   ratio_t = exp(logprob_t - behavior_logprob_t)
+ *   ratio_t = exp(logprob_t - behavior_logprob_t), the exponent clamped to +-20
  *   L_t = -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A)       PPO / GRPO
  *   dual clip (A < 0, c > 0): L_t = min(L_t, -c A)
  *   KL to the reference, x = logprob - reference_logprob: k1 = x, k2 = x^2/2, k3 = exp(-x) - 1 + x
- *     (Schulman 2020; x clamped to +-20, k3 to at most 10)
+ *     (Schulman 2020; in k3 alone x is clamped to +-20 and the value to at most 10)
  *   L = sum_t w_t (L_t + kl_coef KL_t - entropy_coef H_t)
  *   aggregation weights w_t: token_mean 1/N_tokens (global), sequence_mean 1/(N_sequences |o_i|),
  *     constant 1/(N_sequences max_tokens).
@@ -36,20 +37,26 @@ struct policy_sequence {
     float advantage;
 };
 
-/* Sums over the batch, for metrics; means are taken by the caller through the counts. */
+/* Unweighted sums over the batch's trained tokens, for metrics; means are taken by the caller
+ * through `tokens`. */
 struct policy_loss_stats {
-    double policy_loss, kl_reference, kl_behavior, entropy;
+    double policy_loss;  /* sum of L_t */
+    double kl_reference; /* k3 of KL(policy || reference); 0 when no reference is kept */
+    double kl_behavior;  /* k3 of KL(behavior || policy) */
+    double entropy;      /* 0 unless the batch needs entropy */
     double ratio_sum, ratio_squared_sum, ratio_max;
     double abs_logprob_difference_max; /* over tokens of the current version: 0 exactly (G6) */
-    int64_t unequal_tokens;            /* tokens of the current version whose logprob differs in any bit */
+    int64_t unequal_tokens; /* tokens of the current version whose logprob differs in any bit */
     int64_t current_version_tokens;
-    int64_t clipped_low, clipped_high, tokens;
+    int64_t clipped_low, clipped_high; /* tokens whose gradient a clip bound stops */
+    int64_t dual_clipped;              /* tokens whose gradient the dual clip stops */
+    int64_t tokens;
 };
 
 struct policy_loss {
     struct policy_loss_options options;
     int64_t total_tokens, total_sequences; /* global counts of the batch */
-    int64_t current_version; /* for the mismatch counters; -1 to skip */
+    int64_t current_version;               /* for the mismatch counters; -1 to skip */
     struct policy_loss_stats stats;
 };
 

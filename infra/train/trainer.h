@@ -1,44 +1,47 @@
-/* The trainer: weights, optimiser and gradient accumulation for any objective. It knows no algorithm.
+/* The trainer: weights, optimiser and gradient accumulation for any objective. It knows no
+ * algorithm.
  *
- * Every objective depends on the logits through the chosen tokens' logprobs (and entropies) alone, so a
- * loss is a host function from per-token streams to d_logprob (and d_entropy); one generic operation does
- * the vocabulary-sized work.
+ * Every objective depends on the logits through the chosen tokens' logprobs (and entropies) alone,
+ * so a loss is a host function from per-token streams to d_logprob (and d_entropy); one generic
+ * operation does the vocabulary-sized work.
  *
- *  T1  One optimiser step's result does not depend on micro_batch_tokens beyond fp32 summation order, and
- *      for a fixed recipe is the same bits every time (G7): sequences are packed in the order given.
- *  T2  A loss must normalise by global counts (of the whole train_batch), never by a micro-batch's.
- *  T3  A step with a non-finite loss, gradient or norm is not applied; the report says so.
- * Owned by one thread. */
+ *  T1  One optimiser step's result does not depend on micro_batch_tokens beyond fp32 summation
+ * order, and for a fixed recipe is the same bits every time (G7): sequences are packed in the order
+ * given. T2  A loss must normalise by global counts (of the whole train_batch), never by a
+ * micro-batch's. T3  A step with a non-finite loss, gradient or norm is not applied; the report
+ * says so. Owned by one thread. */
 #ifndef HONE_TRAIN_TRAINER_H
 #define HONE_TRAIN_TRAINER_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "infra/base/text.h"
 #include "infra/model/checkpoint.h"
 #include "infra/model/transformer.h"
 #include "infra/train/optimizer.h"
 
-/* One sequence. Streams are indexed like tokens: entry i belongs to token i given tokens before it; entry
- * 0 is unused. Only entries with loss_mask[i] != 0 (i >= 1) are computed. */
+/* One sequence. Streams are indexed like tokens: entry i belongs to token i given tokens before it;
+ * entry 0 is unused. Only entries with loss_mask[i] != 0 (i >= 1) are computed. */
 struct train_sequence {
     const int32_t *tokens;
     int32_t count;
     const uint8_t *loss_mask; /* [count] */
-    int32_t unit;             /* consecutive sequences of one unit share a micro-batch (a DPO pair) */
-    void *user;               /* the loss's own data of this sequence */
+    int32_t unit; /* consecutive sequences of one unit share a micro-batch (a DPO pair) */
+    void *user;   /* the loss's own data of this sequence */
 };
 
 struct train_batch {
     const struct train_sequence *sequences;
     int32_t count;
-    float temperature;  /* logprobs are of softmax(logits / temperature) */
+    float temperature; /* logprobs are of softmax(logits / temperature) */
     bool need_entropy;
 };
 
-/* What a loss sees of one micro-batch: sequences [first, first + count). logprob[s][i], entropy[s][i]
- * (entropy NULL unless asked) for sequence first + s; it writes d_logprob[s][i] (zeroed before) and, when
- * entropy was asked for, d_entropy[s][i], and adds to *loss. Returns 0 or a negative code. */
+/* What a loss sees of one micro-batch: sequences [first, first + count). logprob[s][i],
+ * entropy[s][i] (entropy NULL unless asked) for sequence first + s; it writes d_logprob[s][i]
+ * (zeroed before) and, when entropy was asked for, d_entropy[s][i], and adds to *loss. Returns 0 or
+ * a negative code. */
 struct loss_streams {
     int32_t first, count;
     const float *const *logprob;
@@ -53,18 +56,19 @@ struct trainer_options {
     enum dtype dtype;            /* compute dtype */
     int32_t micro_batch_tokens;  /* most rows of one forward */
     int32_t max_sequence_tokens; /* longest sequence that will come */
+    bool logprobs_only;          /* a reference model: no gradient, moments or kept activations */
     struct optimizer_options optimizer;
 };
 
 struct step_report {
     double loss;
-    double gradient_norm;   /* before clipping */
+    double gradient_norm; /* before clipping */
     double learning_rate;
     double clip_scale;      /* 1 when not clipped */
     int64_t tokens;         /* rows through the model */
     int64_t trained_tokens; /* with loss_mask */
     double seconds_forward, seconds_backward, seconds_optimizer;
-    bool applied;           /* false: non-finite, nothing changed (T3) */
+    bool applied; /* false: non-finite, nothing changed (T3) */
 };
 
 struct trainer;
@@ -74,29 +78,34 @@ int trainer_create(struct trainer **trainer, const struct trainer_options *optio
                    const struct model_config *config, const float *master,
                    const struct compute *compute);
 void trainer_free(struct trainer *trainer);
-/* Bytes trainer_create would allocate, by class, as printed lines: weights, master, moments, gradient,
- * activations, KV. Returns the total. */
+/* Bytes trainer_create would allocate, by class, as printed lines: weights, master, moments,
+ * gradient, activations, KV. Returns the total. */
 size_t trainer_plan(const struct trainer_options *options, const struct model_config *config,
                     struct text *table);
 
-/* Forward, loss, backward over micro-batches, then clip and AdamW. */
+/* Forward, loss, backward over micro-batches, then clip and AdamW. A batch without a trained token
+ * is a step with gradient 0. On an error nothing is applied and the step does not count. */
 int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_function loss,
                  void *context, struct step_report *report);
 /* Logprobs (and entropies when not NULL) of the masked-in tokens, no gradient: logprob[s][i]. */
 int trainer_logprobs(struct trainer *trainer, const struct train_batch *batch,
                      float *const *logprob, float *const *entropy);
 
-struct model *trainer_model(struct trainer *trainer);  /* compute-dtype weights of the current step */
+struct model *
+trainer_model(struct trainer *trainer); /* compute-dtype weights of the current step */
 const float *trainer_master(const struct trainer *trainer);
-int64_t trainer_steps(const struct trainer *trainer);  /* optimiser steps applied or skipped */
+int64_t trainer_steps(const struct trainer *trainer); /* optimiser steps applied or skipped */
+/* The latest step's gradient before clipping, fp32 [parameter_count]. */
+const float *trainer_gradient(const struct trainer *trainer);
 
-/* A checkpoint with everything needed to go on; state->step is filled in here. */
+/* A checkpoint with everything needed to go on; state->step and weights_hash are filled in here. */
 int trainer_save(struct trainer *trainer, const char *directory, const char *base_directory,
                  struct checkpoint_state *state);
 /* Weights only (no optimiser), dtype as given: what the next stage starts from. */
 int trainer_export(struct trainer *trainer, const char *directory, const char *base_directory,
                    enum dtype dtype, struct checkpoint_state *state);
-/* Restores master, moments and step counter from a checkpoint made by trainer_save. */
+/* Restores master, moments and step counter from a checkpoint made by trainer_save. Weights whose
+ * hash in the compute dtype is not the recorded one are HONE_ECORRUPT. */
 int trainer_restore(struct trainer *trainer, const char *directory, struct checkpoint_state *state);
 
 #endif

@@ -1,0 +1,387 @@
+#include "infra/train/trainer.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "infra/base/assert.h"
+#include "infra/base/clock.h"
+#include "infra/base/error.h"
+#include "infra/base/memory.h"
+#include "infra/train/micro_batch.h"
+#include "infra/train/packing.h"
+
+struct trainer {
+    struct trainer_options options;
+    struct model_config config;
+    struct compute compute;
+    struct model *model;
+    struct kv_cache *cache;
+    struct transformer *transformer;
+    struct micro_batch micro;
+    int64_t parameters;
+    float *master;            /* [parameters] */
+    float *moment1, *moment2; /* [parameters]; NULL when logprobs_only */
+    float *gradient;          /* [parameters]; NULL when logprobs_only */
+    int64_t steps;
+};
+
+static size_t vector_bytes(int64_t parameters)
+{
+    return (size_t)parameters * sizeof(float);
+}
+
+static int check_options(const struct trainer_options *options, const struct model_config *config)
+{
+    if (options->dtype != DTYPE_F32 && options->dtype != DTYPE_BF16)
+        return error_set(HONE_EINVAL, "training computes in float32 or bfloat16, not %s",
+                         dtype_name(options->dtype));
+    if (options->max_sequence_tokens < 2 || options->max_sequence_tokens > config->max_positions)
+        return error_set(HONE_EINVAL,
+                         "sequences of up to %d tokens are asked for; the model has %d positions",
+                         options->max_sequence_tokens, config->max_positions);
+    if (options->micro_batch_tokens < options->max_sequence_tokens)
+        return error_set(HONE_EINVAL,
+                         "micro_batch_tokens is %d, less than the longest sequence, %d tokens",
+                         options->micro_batch_tokens, options->max_sequence_tokens);
+    return 0;
+}
+
+int trainer_create(struct trainer **trainer, const struct trainer_options *options,
+                   const struct model_config *config, const float *master,
+                   const struct compute *compute)
+{
+    bool training = !options->logprobs_only;
+    int rc = check_options(options, config);
+    if (rc < 0)
+        return rc;
+
+    struct trainer *t = MEMORY_NEW(struct trainer);
+    t->options = *options;
+    t->config = *config;
+    t->compute = *compute; /* the model keeps a pointer to it */
+    t->parameters = model_config_parameter_count(config);
+    if ((rc = model_create(&t->model, config, options->dtype, training, &t->compute)) < 0)
+        goto fail;
+    int32_t blocks = micro_batch_kv_blocks(options->micro_batch_tokens);
+    if ((rc = kv_cache_create(&t->cache, config, options->dtype, blocks)) < 0)
+        goto fail;
+    rc = transformer_create(&t->transformer, t->model, t->cache, options->micro_batch_tokens,
+                            training);
+    if (rc < 0)
+        goto fail;
+    micro_batch_init(&t->micro, options->micro_batch_tokens, options->max_sequence_tokens,
+                     t->cache);
+    t->master = memory_map(vector_bytes(t->parameters));
+    memcpy(t->master, master, vector_bytes(t->parameters));
+    if (training) {
+        t->moment1 = memory_map(vector_bytes(t->parameters));
+        t->moment2 = memory_map(vector_bytes(t->parameters));
+        t->gradient = memory_map(vector_bytes(t->parameters));
+    }
+    model_set_flat(t->model, t->master);
+    *trainer = t;
+    return 0;
+fail:
+    trainer_free(t);
+    return rc;
+}
+
+void trainer_free(struct trainer *trainer)
+{
+    if (trainer == NULL)
+        return;
+    float *vectors[] = {trainer->master, trainer->moment1, trainer->moment2, trainer->gradient};
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
+        if (vectors[i] != NULL)
+            memory_unmap(vectors[i], vector_bytes(trainer->parameters));
+    micro_batch_release(&trainer->micro);
+    transformer_free(trainer->transformer);
+    kv_cache_free(trainer->cache);
+    model_free(trainer->model);
+    memory_free(trainer);
+}
+
+size_t trainer_plan(const struct trainer_options *options, const struct model_config *config,
+                    struct text *table)
+{
+    bool training = !options->logprobs_only;
+    size_t parameters = (size_t)model_config_parameter_count(config);
+    int32_t rows = options->micro_batch_tokens;
+    struct {
+        const char *what;
+        size_t bytes;
+    } lines[] = {
+        {"weights (compute dtype)", model_bytes(config, options->dtype, training)},
+        {"master weights (fp32)", parameters * sizeof(float)},
+        {"optimizer moments (2 x fp32)", training ? 2 * parameters * sizeof(float) : 0},
+        {"gradient (fp32)", training ? parameters * sizeof(float) : 0},
+        {"activations", transformer_bytes(config, options->dtype, rows, training)},
+        {"key/value cache", kv_cache_bytes(config, options->dtype, micro_batch_kv_blocks(rows))},
+        {"token streams", micro_batch_bytes(rows)}};
+    size_t total = 0;
+
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        total += lines[i].bytes;
+        text_printf(table, "  %-30s %10.1f MB\n", lines[i].what, (double)lines[i].bytes / 1e6);
+    }
+    text_printf(table, "  %-30s %10.1f MB\n", "total", (double)total / 1e6);
+    return total;
+}
+
+static int check_batch(const struct trainer *t, const struct train_batch *batch)
+{
+    if (batch->count < 1)
+        return error_set(HONE_EINVAL, "a training batch without sequences");
+    if (!(batch->temperature > 0.0f))
+        return error_set(HONE_EINVAL, "temperature %g is not positive", (double)batch->temperature);
+    for (int32_t s = 0; s < batch->count; s++) {
+        const struct train_sequence *sequence = &batch->sequences[s];
+        if (sequence->count < 1 || sequence->count > t->options.max_sequence_tokens)
+            return error_set(HONE_EINVAL, "sequence %d has %d tokens; 1 to %d were planned for", s,
+                             sequence->count, t->options.max_sequence_tokens);
+        for (int32_t i = 0; i < sequence->count; i++)
+            if (sequence->tokens[i] < 0 || sequence->tokens[i] >= t->config.vocab_size)
+                return error_set(HONE_EINVAL,
+                                 "sequence %d, token %d: id %d is outside the vocabulary of %d", s,
+                                 i, sequence->tokens[i], t->config.vocab_size);
+    }
+    return 0;
+}
+
+static double seconds_since(int64_t start_ns)
+{
+    return (double)(clock_now_ns(clock_system()) - start_ns) * 1e-9;
+}
+
+/* Lays out the next micro-batch and fills its streams; returns its number of sequences. */
+static int forward_micro_batch(struct trainer *t, const struct train_batch *batch, int32_t first)
+{
+    struct micro_batch *micro = &t->micro;
+    int taken = packing_next(batch->sequences, batch->count, first, t->options.micro_batch_tokens);
+    if (taken < 0)
+        return taken;
+
+    micro_batch_load(micro, batch, first, taken);
+    if (micro->row_count > 0) {
+        struct forward_rows rows = micro_batch_rows(micro);
+        transformer_forward(t->transformer, &rows);
+        transformer_logprob(t->transformer, micro->head_count, micro->head_rows, micro->targets,
+                            batch->temperature, micro->head_logprob,
+                            batch->need_entropy ? micro->head_entropy : NULL);
+    }
+    micro_batch_scatter(micro, batch);
+    return taken;
+}
+
+static void backward_micro_batch(struct trainer *t, const struct train_batch *batch)
+{
+    struct micro_batch *micro = &t->micro;
+
+    micro_batch_gather(micro, batch);
+    if (micro->row_count == 0)
+        return;
+    transformer_backward(t->transformer, micro->head_count, micro->head_rows, micro->targets,
+                         batch->temperature, micro->head_d_logprob,
+                         batch->need_entropy ? micro->head_d_entropy : NULL, t->gradient);
+}
+
+/* The whole batch's loss and gradient. */
+static int accumulate(struct trainer *t, const struct train_batch *batch, loss_function loss,
+                      void *context, struct step_report *report)
+{
+    memset(t->gradient, 0, vector_bytes(t->parameters));
+    for (int32_t first = 0; first < batch->count;) {
+        int64_t start = clock_now_ns(clock_system());
+        int taken = forward_micro_batch(t, batch, first);
+        if (taken < 0)
+            return taken;
+        struct loss_streams streams = micro_batch_streams(&t->micro, batch);
+        int rc = loss(context, batch, &streams, &report->loss);
+        report->seconds_forward += seconds_since(start);
+        if (rc < 0) {
+            micro_batch_unload(&t->micro);
+            return rc;
+        }
+        start = clock_now_ns(clock_system());
+        backward_micro_batch(t, batch);
+        report->seconds_backward += seconds_since(start);
+        report->tokens += t->micro.row_count;
+        report->trained_tokens += t->micro.head_count;
+        micro_batch_unload(&t->micro);
+        first += taken;
+    }
+    return 0;
+}
+
+/* AdamW over each contiguous run of tensors that share a weight decay. */
+static void apply_adamw(struct trainer *t, const struct step_report *report)
+{
+    const struct optimizer_options *options = &t->options.optimizer;
+    struct adamw_options adamw = {
+        .learning_rate = (float)report->learning_rate,
+        .beta1 = (float)options->beta1,
+        .beta2 = (float)options->beta2,
+        .epsilon = (float)options->epsilon,
+        .bias_correction1 = (float)(1.0 - pow(options->beta1, (double)t->steps)),
+        .bias_correction2 = (float)(1.0 - pow(options->beta2, (double)t->steps)),
+        .gradient_scale = (float)report->clip_scale};
+    int32_t tensors = model_tensor_count(t->model);
+
+    for (int32_t i = 0; i < tensors;) {
+        const struct model_tensor *head = model_tensor_at(t->model, i);
+        bool decays = head->rows > 1;
+        int64_t count = 0;
+        for (; i < tensors; i++) {
+            const struct model_tensor *tensor = model_tensor_at(t->model, i);
+            if ((tensor->rows > 1) != decays)
+                break;
+            HONE_ASSERT(tensor->offset == head->offset + count);
+            count += tensor->count;
+        }
+        adamw.weight_decay = decays ? (float)options->weight_decay : 0.0f;
+        t->compute.ops->adamw(t->compute.pool, count, &adamw, t->master + head->offset,
+                              t->moment1 + head->offset, t->moment2 + head->offset,
+                              t->gradient + head->offset);
+    }
+    model_set_flat(t->model, t->master);
+}
+
+int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_function loss,
+                 void *context, struct step_report *report)
+{
+    const struct optimizer_options *options = &trainer->options.optimizer;
+
+    HONE_ASSERT(!trainer->options.logprobs_only);
+    memset(report, 0, sizeof *report);
+    report->clip_scale = 1.0;
+    int rc = check_batch(trainer, batch);
+    if (rc < 0 || (rc = accumulate(trainer, batch, loss, context, report)) < 0)
+        return rc;
+
+    int64_t start = clock_now_ns(clock_system());
+    trainer->steps++;
+    report->learning_rate = optimizer_learning_rate(options, trainer->steps);
+    report->gradient_norm = sqrt(trainer->compute.ops->sum_squares(
+        trainer->compute.pool, trainer->parameters, trainer->gradient));
+    report->applied = isfinite(report->loss) && isfinite(report->gradient_norm);
+    if (report->applied) {
+        if (options->max_gradient_norm > 0.0 && report->gradient_norm > options->max_gradient_norm)
+            report->clip_scale = options->max_gradient_norm / report->gradient_norm;
+        apply_adamw(trainer, report);
+    }
+    report->seconds_optimizer = seconds_since(start);
+    return 0;
+}
+
+static void copy_streams(const struct micro_batch *micro, const struct train_batch *batch,
+                         float *const *logprob, float *const *entropy)
+{
+    for (int32_t s = 0; s < micro->count; s++) {
+        int32_t index = micro->first + s;
+        size_t bytes = (size_t)batch->sequences[index].count * sizeof(float);
+        memcpy(logprob[index], micro->logprob_of[s], bytes);
+        if (entropy != NULL)
+            memcpy(entropy[index], micro->entropy_of[s], bytes);
+    }
+}
+
+int trainer_logprobs(struct trainer *trainer, const struct train_batch *batch,
+                     float *const *logprob, float *const *entropy)
+{
+    struct train_batch view = *batch;
+    view.need_entropy = entropy != NULL;
+    int rc = check_batch(trainer, &view);
+    if (rc < 0)
+        return rc;
+
+    for (int32_t first = 0; first < view.count;) {
+        int taken = forward_micro_batch(trainer, &view, first);
+        if (taken < 0)
+            return taken;
+        copy_streams(&trainer->micro, &view, logprob, entropy);
+        micro_batch_unload(&trainer->micro);
+        first += taken;
+    }
+    return 0;
+}
+
+struct model *trainer_model(struct trainer *trainer)
+{
+    return trainer->model;
+}
+
+const float *trainer_master(const struct trainer *trainer)
+{
+    return trainer->master;
+}
+
+int64_t trainer_steps(const struct trainer *trainer)
+{
+    return trainer->steps;
+}
+
+const float *trainer_gradient(const struct trainer *trainer)
+{
+    return trainer->gradient;
+}
+
+static void fill_state(const struct trainer *trainer, struct checkpoint_state *state)
+{
+    struct hash hash;
+
+    state->step = trainer->steps;
+    model_hash(trainer->model, &hash);
+    hash_hex(&hash, state->weights_hash);
+}
+
+int trainer_save(struct trainer *trainer, const char *directory, const char *base_directory,
+                 struct checkpoint_state *state)
+{
+    HONE_ASSERT(!trainer->options.logprobs_only);
+    fill_state(trainer, state);
+    struct checkpoint_content content = {.config = &trainer->config,
+                                         .base_directory = base_directory,
+                                         .weights_dtype = trainer->options.dtype,
+                                         .master = trainer->master,
+                                         .moment1 = trainer->moment1,
+                                         .moment2 = trainer->moment2,
+                                         .state = state};
+    return checkpoint_write(directory, &content);
+}
+
+int trainer_export(struct trainer *trainer, const char *directory, const char *base_directory,
+                   enum dtype dtype, struct checkpoint_state *state)
+{
+    fill_state(trainer, state);
+    struct checkpoint_content content = {.config = &trainer->config,
+                                         .base_directory = base_directory,
+                                         .weights_dtype = dtype,
+                                         .master = trainer->master,
+                                         .state = state};
+    return checkpoint_write(directory, &content);
+}
+
+int trainer_restore(struct trainer *trainer, const char *directory, struct checkpoint_state *state)
+{
+    HONE_ASSERT(!trainer->options.logprobs_only);
+    int rc = checkpoint_read_state(directory, state);
+    if (rc < 0)
+        return rc;
+    rc = checkpoint_read_optimizer(directory, &trainer->config, trainer->master, trainer->moment1,
+                                   trainer->moment2);
+    if (rc < 0)
+        return rc;
+
+    struct hash hash;
+    char hex[HASH_HEX_SIZE];
+    model_set_flat(trainer->model, trainer->master);
+    model_hash(trainer->model, &hash);
+    hash_hex(&hash, hex);
+    if (strcmp(hex, state->weights_hash) != 0)
+        return error_set(HONE_ECORRUPT,
+                         "%s: weights in %s hash to %.12s, its state says %.12s; was it written "
+                         "with another compute dtype?",
+                         directory, dtype_name(trainer->options.dtype), hex, state->weights_hash);
+    trainer->steps = state->step;
+    return 0;
+}

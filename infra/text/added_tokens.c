@@ -46,6 +46,7 @@ static int normalise_content(struct added_token *token, const struct normalizer 
     }
     token->matched_length = text.length;
     token->matched = text_detach(&text);
+    text_release(&text);
     return rc;
 }
 

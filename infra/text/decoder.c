@@ -303,7 +303,7 @@ static int parse_replace(struct decoder_step *step, const json_t *json, const ch
     if (rc < 0)
         return rc;
     step->content = memory_strdup(content);
-    return pattern_parse(&step->regex, json, where);
+    return pattern_parse_replaced(&step->regex, json, where);
 }
 
 static int parse_strip(struct decoder_step *step, const json_t *json, const char *where)

@@ -54,6 +54,14 @@ int pattern_parse(struct regex **regex, const json_t *owner, const char *where)
     return regex_compile_literal(regex, source, strlen(source)) < 0 ? error_prefix("%s", where) : 0;
 }
 
+int pattern_parse_replaced(struct regex **regex, const json_t *owner, const char *where)
+{
+    int rc = pattern_parse(regex, owner, where);
+    if (rc == 0 && regex_may_be_empty(*regex))
+        return error_set(HONE_EUNSUPPORTED, "%s: the pattern can match an empty string", where);
+    return rc;
+}
+
 int pattern_replace(const struct regex *regex, struct regex_scratch *scratch, const char *text,
                     size_t length, const char *content, struct text *out)
 {
@@ -92,7 +100,7 @@ static int parse_step(struct normalizer *normalizer, const json_t *json, const c
         step->kind = STEP_REPLACE;
         rc = json_field_string(json, where, "content", &content);
         if (rc == 0)
-            rc = pattern_parse(&step->regex, json, where);
+            rc = pattern_parse_replaced(&step->regex, json, where);
     } else {
         return error_set(HONE_EUNSUPPORTED, "%s: normaliser \"%s\" is not supported", where, type);
     }

@@ -21,6 +21,8 @@ int normalizer_run(const struct normalizer *normalizer, struct regex_scratch *sc
 
 /* Parses {"String": ...} or {"Regex": ...}, the form of every pattern in a tokenizer.json. */
 int pattern_parse(struct regex **regex, const json_t *owner, const char *where);
+/* The same for a pattern whose matches are replaced: one that can be empty is refused. */
+int pattern_parse_replaced(struct regex **regex, const json_t *owner, const char *where);
 /* Appends text with every match replaced by content. */
 int pattern_replace(const struct regex *regex, struct regex_scratch *scratch, const char *text,
                     size_t length, const char *content, struct text *out);

@@ -21,6 +21,12 @@ struct regex_scratch {
     pcre2_match_data *match;
 };
 
+/* Oniguruma's word characters: alphabetic, marks, decimal digits, connectors, and six fractions and
+ * superscripts of Latin-1. */
+#define WORD_CLASS                                                                                 \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"                        \
+    "\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}"
+
 static const struct rewrite {
     char escape;
     const char *outside;
@@ -28,8 +34,8 @@ static const struct rewrite {
 } rewrites[] = {
     {'s', "\\p{White_Space}", "\\p{White_Space}"},
     {'S', "\\P{White_Space}", "\\P{White_Space}"},
-    {'w', "[\\p{L}\\p{M}\\p{Nd}\\p{Pc}]", "\\p{L}\\p{M}\\p{Nd}\\p{Pc}"},
-    {'W', "[^\\p{L}\\p{M}\\p{Nd}\\p{Pc}]", NULL},
+    {'w', "[" WORD_CLASS "]", WORD_CLASS},
+    {'W', "[^" WORD_CLASS "]", NULL},
 };
 
 /* Escapes that PCRE2 accepts with another meaning than Oniguruma's. */
@@ -172,6 +178,13 @@ void regex_free(struct regex *regex)
     pcre2_code_free(regex->code);
     text_release(&regex->literal);
     memory_free(regex);
+}
+
+bool regex_may_be_empty(const struct regex *regex)
+{
+    uint32_t may = 0;
+    return regex->code != NULL &&
+           (pcre2_pattern_info(regex->code, PCRE2_INFO_MATCHEMPTY, &may) != 0 || may != 0);
 }
 
 struct regex_scratch *regex_scratch_create(void)

@@ -6,6 +6,7 @@
 #ifndef HONE_TEXT_REGEX_H
 #define HONE_TEXT_REGEX_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct regex;
@@ -16,6 +17,7 @@ int regex_compile(struct regex **regex, const char *pattern);
 /* A pattern that matches these bytes and nothing else. */
 int regex_compile_literal(struct regex **regex, const char *literal, size_t length);
 void regex_free(struct regex *regex);
+bool regex_may_be_empty(const struct regex *regex); /* matches an empty string somewhere */
 
 struct regex_scratch *regex_scratch_create(void);
 void regex_scratch_destroy(struct regex_scratch *scratch);

@@ -117,10 +117,18 @@ bool unicode_is_numeric(uint32_t codepoint)
            category == UTF8PROC_CATEGORY_NO;
 }
 
+/* Letters in circles and squares: alphabetic, though their category is So. */
+static bool is_enclosed_letter(uint32_t codepoint)
+{
+    return (codepoint >= 0x24B6 && codepoint <= 0x24E9) ||
+           (codepoint >= 0x1F130 && codepoint <= 0x1F149) ||
+           (codepoint >= 0x1F150 && codepoint <= 0x1F169) ||
+           (codepoint >= 0x1F170 && codepoint <= 0x1F189);
+}
+
 bool unicode_is_word(uint32_t codepoint)
 {
-    if (codepoint == 0x200C || codepoint == 0x200D ||
-        (codepoint >= 0x24B6 && codepoint <= 0x24E9)) /* circled letters are alphabetic */
+    if (codepoint == 0x200C || codepoint == 0x200D || is_enclosed_letter(codepoint))
         return true;
     utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)codepoint);
     return (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_ND) ||

@@ -1,14 +1,17 @@
 /* ZeroMQ sockets that carry envelopes.
  *
- * A server binds a ROUTER and knows its peers by identity; a client connects a DEALER. Every socket has
- * bounded queues, heartbeats, a message size limit, LINGER bounded. Nothing blocks: receive returns 0
- * when there is nothing, and wire_poll waits with a deadline on any set of sockets.
- *  W1  A frame that does not parse, is too large, or breaks a message's own rules drops that peer: it is
+ * A server binds a ROUTER and knows its peers by identity; a client connects a DEALER. Every socket
+ * has bounded queues, heartbeats, a message size limit, LINGER bounded. Nothing blocks: receive
+ * returns 0 when there is nothing, and wire_poll waits with a deadline on any set of sockets. W1  A
+ * frame that does not parse, is too large, or breaks a message's own rules drops that peer: it is
  *      logged with its identity and everything more from it is ignored until a new Hello.
  *  W2  Sends to an unknown or full peer fail (ROUTER_MANDATORY); they never vanish silently.
- * Endpoints: ipc://PATH (directory mode 0700 is the caller's business), inproc://NAME, tcp://127.0.0.1:PORT.
- * A tcp endpoint that is not loopback is refused (the authenticated wire is a later part).
- * Owned by one thread. */
+ *  W3  An envelope carries exactly the message that its kind names, within that kind's size limit,
+ * and a payload only with WEIGHTS_CHUNK (infra/wire/envelope.h). A received kind's message is never
+ * NULL. W4  A client ignores (and logs) what W1 forbids; it has no other server to turn to.
+ * Endpoints: ipc://PATH (directory mode 0700 is the caller's business), inproc://NAME,
+ * tcp://127.0.0.1:PORT. A tcp endpoint that is not loopback is refused (the authenticated wire is a
+ * later part). Owned by one thread. */
 #ifndef HONE_WIRE_SOCKET_H
 #define HONE_WIRE_SOCKET_H
 
@@ -50,17 +53,22 @@ void wire_server_destroy(struct wire_server *server);
 int wire_server_receive(struct wire_server *server, struct wire_peer *from,
                         struct wire_message *message);
 /* Sends an envelope (its sequence is set here) and an optional payload frame, copied. 0, HONE_EPEER
- * when the peer is unknown or its queue is full. */
+ * when the peer is unknown or its queue is full, HONE_EFORMAT when the envelope breaks W3. */
 int wire_server_send(struct wire_server *server, const struct wire_peer *to,
                      Hone__Envelope *envelope, const void *payload, size_t payload_bytes);
 /* Ignores the peer until its next Hello, with a reason for the log. */
 void wire_server_drop(struct wire_server *server, const struct wire_peer *peer, const char *reason);
+/* Where it listens: with port * the one that the system chose. */
+const char *wire_server_endpoint(const struct wire_server *server);
 
 /* identity: this worker's name, unique in the run. */
 int wire_client_create(struct wire_client **client, struct wire_context *context,
                        const char *endpoint, const char *identity);
 void wire_client_destroy(struct wire_client *client);
 int wire_client_receive(struct wire_client *client, struct wire_message *message);
+/* HONE_EPEER while there is no connection: nothing is queued for a server that is not there (a
+ * connection takes some milliseconds, and comes back by itself when the server does), so the caller
+ * tries again later. */
 int wire_client_send(struct wire_client *client, Hone__Envelope *envelope, const void *payload,
                      size_t payload_bytes);
 

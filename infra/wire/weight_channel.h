@@ -1,13 +1,12 @@
 /* Weights from the learner to the actors (G5).
  *
- * The publisher binds a ROUTER of its own and serves immutable snapshots: a manifest (version, per-tensor
- * name, dtype, shape, SHA-256) and 1 MiB chunks, sent against the receiver's byte credit. The newest
- * snapshot and the one before it are kept, so that a transfer in progress can end.
- * The receiver fetches the newest version: request, manifest, chunks, check every tensor, and only then
- * hands the snapshot out. A tensor that does not match, a missing chunk by the deadline or a publisher
- * that goes away: the fetch is abandoned and started again; what the actor holds stays (never half a
- * model).
- * Both ends are ticked; neither blocks nor starts a thread. */
+ * The publisher binds a ROUTER of its own and serves immutable snapshots: a manifest (version,
+ * per-tensor name, dtype, shape, SHA-256) and 1 MiB chunks, sent against the receiver's byte
+ * credit. The newest snapshot and the one before it are kept, so that a transfer in progress can
+ * end. The receiver fetches the newest version: request, manifest, chunks, check every tensor, and
+ * only then hands the snapshot out. A tensor that does not match, a missing chunk by the deadline
+ * or a publisher that goes away: the fetch is abandoned and started again; what the actor holds
+ * stays (never half a model). Both ends are ticked; neither blocks nor starts a thread. */
 #ifndef HONE_WIRE_WEIGHT_CHANNEL_H
 #define HONE_WIRE_WEIGHT_CHANNEL_H
 

@@ -1,0 +1,186 @@
+/* The table of commands. */
+#include <stddef.h>
+
+#include "commands/commands.h"
+
+static const struct command_option recipe_options[] = {
+    {.name = "set",
+     .value = "KEY=VALUE",
+     .help = "override a recipe key (repeatable)",
+     .repeated = true},
+    {0}};
+
+static const struct command_option check_options[] = {
+    {.name = "set",
+     .value = "KEY=VALUE",
+     .help = "override a recipe key (repeatable)",
+     .repeated = true},
+    {.name = "schema", .help = "print the JSON schema of recipes"},
+    {.name = "reference", .help = "print the reference page of recipe keys"},
+    {0}};
+
+static const struct command_option stage_options[] = {
+    {.name = "set",
+     .value = "KEY=VALUE",
+     .help = "override a recipe key (repeatable)",
+     .repeated = true},
+    {.name = "run", .value = "DIR", .help = "work as this stage's process of a run directory"},
+    {.name = "index",
+     .value = "N",
+     .help = "number of this worker in its pool",
+     .default_text = "0"},
+    {0}};
+
+static const struct command_option worker_options[] = {
+    {.name = "run", .value = "DIR", .help = "run directory to join"},
+    {.name = "index",
+     .value = "N",
+     .help = "number of this worker in its pool",
+     .default_text = "0"},
+    {0}};
+
+static const struct command_option eval_options[] = {
+    {.name = "set",
+     .value = "KEY=VALUE",
+     .help = "override a recipe key (repeatable)",
+     .repeated = true},
+    {.name = "model",
+     .value = "DIR",
+     .help = "checkpoint to evaluate (default: the recipe's model.path)"},
+    {.name = "samples",
+     .value = "FILE",
+     .help = "write every sample with its reward, one JSON object a line"},
+    {.name = "run", .value = "DIR", .help = "write the result into a run directory"},
+    {.name = "label",
+     .value = "NAME",
+     .help = "name of the result in the run directory",
+     .default_text = "eval"},
+    {0}};
+
+#define MODEL_OPTIONS                                                                              \
+    {.name = "dtype",                                                                              \
+     .value = "float32|bfloat16",                                                                  \
+     .help = "compute dtype",                                                                      \
+     .default_text = "bfloat16"},                                                                  \
+        {.name = "threads", .value = "N", .help = "0: all cpus", .default_text = "0"},             \
+    {                                                                                              \
+        .name = "file", .value = "PATH", .help = "read the text from a file, - for standard input" \
+    }
+
+static const struct command_option generate_options[] = {
+    MODEL_OPTIONS,
+    {.name = "max-tokens", .value = "N", .help = "most tokens to sample", .default_text = "256"},
+    {.name = "temperature", .value = "T", .help = "0: greedy", .default_text = "0"},
+    {.name = "top-p", .value = "P", .help = "nucleus sampling; 1: off", .default_text = "1"},
+    {.name = "top-k", .value = "K", .help = "0: off", .default_text = "0"},
+    {.name = "min-p", .value = "P", .help = "0: off", .default_text = "0"},
+    {.name = "samples", .value = "N", .help = "completions to sample", .default_text = "1"},
+    {.name = "seed", .value = "N", .help = "seed of the draws", .default_text = "1"},
+    {.name = "ids", .help = "print token ids instead of text"},
+    {.name = "ignore-eos", .help = "go on past end-of-sequence tokens"},
+    {0}};
+
+static const struct command_option logprobs_options[] = {MODEL_OPTIONS, {0}};
+
+static const struct command_option tokenize_options[] = {
+    {.name = "file", .value = "PATH", .help = "read the text from a file, - for standard input"},
+    {.name = "no-special", .help = "do not add BOS and the like"},
+    {.name = "parse-special", .help = "special tokens written in the text become their ids"},
+    {.name = "pieces", .help = "one token a line, with its piece"},
+    {.name = "decode", .help = "the arguments are ids; print their text"},
+    {0}};
+
+static const struct command_option data_options[] = {
+    {.name = "out", .value = "PATH", .help = "where to write"},
+    {.name = "input", .value = "FILE", .help = "what to read"},
+    {.name = "exclude", .value = "FILE", .help = "calculator: leave out this file's expressions"},
+    {.name = "seed",
+     .value = "N",
+     .help = "make: everything is a function of it",
+     .default_text = "1"},
+    {.name = "text", .value = "N", .help = "make: rows of raw text", .default_text = "0"},
+    {.name = "sft",
+     .value = "N",
+     .help = "make: rows with worked solutions",
+     .default_text = "1000"},
+    {.name = "train", .value = "N", .help = "make: prompts for RL", .default_text = "6000"},
+    {.name = "test", .value = "N", .help = "make: held-out prompts", .default_text = "600"},
+    {.name = "vocab", .value = "N", .help = "tokenizer: entries", .default_text = "512"},
+    {.name = "format", .value = "NAME", .help = "show: dataset format", .default_text = "auto"},
+    {.name = "limit", .value = "N", .help = "show: rows", .default_text = "5"},
+    {0}};
+
+static const struct command_option inspect_options[] = {
+    {.name = "summary", .help = "print the final table instead of trajectories"},
+    {.name = "limit", .value = "N", .help = "trajectories to show", .default_text = "10"},
+    {.name = "id", .value = "HEX", .help = "one trajectory"},
+    {.name = "prompt", .value = "N", .help = "of this prompt", .default_text = "-1"},
+    {.name = "version",
+     .value = "N",
+     .help = "with tokens of this policy version",
+     .default_text = "-1"},
+    {.name = "reward-min", .value = "R", .help = "reward at least", .default_text = "-1e30"},
+    {.name = "reward-max", .value = "R", .help = "reward at most", .default_text = "1e30"},
+    {.name = "tokens", .help = "token by token: id, version, logprob"},
+    {0}};
+
+static const struct command_option bench_options[] = {
+    {.name = "threads", .value = "N", .help = "0: all cpus", .default_text = "0"},
+    {.name = "model", .value = "DIR", .help = "decode, train: the model to time"},
+    {.name = "dtype",
+     .value = "float32|bfloat16",
+     .help = "compute dtype",
+     .default_text = "bfloat16"},
+    {.name = "json", .value = "FILE", .help = "also write the figures as JSON"},
+    {0}};
+
+const struct command hone_commands[] = {
+    {"run", "RECIPE [KEY=VALUE ...]", "run a recipe: sft, rl, dpo and the evaluations between them",
+     "Runs every stage of the recipe that is not done yet in the recipe's output_dir and prints "
+     "the final table. A "
+     "killed or interrupted run continues when the same command is given again.",
+     recipe_options, 1, -1, command_run},
+    {"check", "[RECIPE [KEY=VALUE ...]]", "print the resolved recipe, or every problem it has",
+     NULL, check_options, 0, -1, command_check},
+    {"sft", "[RECIPE [KEY=VALUE ...]]", "supervised fine-tuning alone", NULL, stage_options, 0, -1,
+     command_sft},
+    {"rl", "[RECIPE [KEY=VALUE ...]]", "online reinforcement learning alone", NULL, stage_options,
+     0, -1, command_rl},
+    {"dpo", "[RECIPE [KEY=VALUE ...]]", "direct preference optimisation alone", NULL, stage_options,
+     0, -1, command_dpo},
+    {"eval", "[RECIPE [KEY=VALUE ...]]", "pass@k of a checkpoint on a recipe's held-out prompts",
+     NULL, eval_options, 0, -1, command_eval},
+    {"generate", "MODEL [TEXT ...]", "complete a text", NULL, generate_options, 1, -1,
+     command_generate},
+    {"tokenize", "MODEL [TEXT ...]", "token ids of a text, or text of ids", NULL, tokenize_options,
+     1, -1, command_tokenize},
+    {"logprobs", "MODEL [TEXT ...]", "log-probability of every token of a text", NULL,
+     logprobs_options, 1, -1, command_logprobs},
+    {"curriculum", "", "a run's hub: prompts, leases, batches and the log", NULL, worker_options, 0,
+     0, command_curriculum},
+    {"actor", "", "a rollout actor of a run", NULL, worker_options, 0, 0, command_actor},
+    {"scorer", "", "a reward scorer of a run", NULL, worker_options, 0, 0, command_scorer},
+    {"learner", "", "the learner of a run", NULL, worker_options, 0, 0, command_learner},
+    {"data", "make|calculator|tokenizer|show", "make, derive and look at data",
+     "make: arithmetic word problems and raw text of the same world, from a seed, into the "
+     "directory --out. calculator: "
+     "the calculator notes of a GSM8K file as prompts. tokenizer: trains a byte-level BPE on the "
+     "text of a dataset. "
+     "show: prints rows as hone reads them.",
+     data_options, 1, 1, command_data},
+    {"inspect", "RUN", "trajectories of a run: text, tokens, logprobs, versions, rewards", NULL,
+     inspect_options, 1, 1, command_inspect},
+    {"audit", "RUN", "prove from the disk that nothing was lost or counted twice", NULL, NULL, 1, 1,
+     command_audit},
+    {"bench", "gemm|decode|train", "time the engine against this machine's limits", NULL,
+     bench_options, 1, 1, command_bench},
+    {"doctor", "", "what this machine can do", NULL, NULL, 0, 0, command_doctor},
+    {"completion", "bash|zsh|fish", "print a shell completion script", NULL, NULL, 1, 1,
+     command_completion_script},
+    {"man", "", "print the man page", NULL, NULL, 0, 0, command_man},
+    {0}};
+
+int main(int argc, char **argv)
+{
+    return command_dispatch(hone_commands, argc, argv);
+}

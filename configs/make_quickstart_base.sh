@@ -1,0 +1,16 @@
+#!/bin/sh
+# Remakes models/quickstart_base, bit for bit, with hone alone: raw text -> tokenizer -> pretraining.
+# usage: configs/make_quickstart_base.sh [HONE]      HONE: the program (default build/release/hone)
+set -eu
+cd "$(dirname "$0")/.."
+hone=${1:-build/release/hone}
+work=runs/quickstart_base
+"$hone" data make --out $work/data --seed 1 --text 120000 --sft 0 --train 0 --test 0
+"$hone" data tokenizer --input $work/data/text.jsonl --vocab 400 --out $work/tokenizer
+"$hone" run configs/quickstart_base.yaml
+rm -rf models/quickstart_base
+mkdir -p models
+cp -r $work/sft/final models/quickstart_base
+rm -f models/quickstart_base/DONE.tmp
+echo "made models/quickstart_base: sha256 of model.safetensors"
+sha256sum models/quickstart_base/model.safetensors

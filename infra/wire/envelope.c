@@ -120,12 +120,14 @@ int envelope_check(const Hone__Envelope *envelope, size_t packed_bytes, int64_t 
     if (packed_bytes > rules[kind].limit_bytes)
         return error_set(HONE_EFORMAT, "a %s of %zu bytes, at most %zu", rules[kind].name,
                          packed_bytes, rules[kind].limit_bytes);
-    int64_t declared = -1;
-    if (envelope->kind == HONE__KIND__KIND_WEIGHTS_CHUNK)
-        declared = envelope->weights_chunk->bytes;
-    if (payload_bytes != declared)
-        return error_set(HONE_EFORMAT, "a %s with a payload of %lld bytes, declared %lld",
-                         rules[kind].name, (long long)payload_bytes, (long long)declared);
+    bool is_chunk = envelope->kind == HONE__KIND__KIND_WEIGHTS_CHUNK;
+    if (is_chunk && envelope->weights_chunk->bytes != payload_bytes)
+        return error_set(HONE_EFORMAT, "a %s that declares %d bytes and brings %lld",
+                         rules[kind].name, envelope->weights_chunk->bytes,
+                         (long long)payload_bytes);
+    if (is_chunk == (payload_bytes < 0))
+        return error_set(HONE_EFORMAT, "a %s %s a payload", rules[kind].name,
+                         is_chunk ? "without" : "with");
     return 0;
 }
 

@@ -1,4 +1,5 @@
-/* The table of commands: dispatch, options, --help, man page and shell completion all come from it. */
+/* The table of commands: dispatch, options, --help, man page and shell completion all come from it.
+ */
 #ifndef HONE_CONFIG_COMMAND_H
 #define HONE_CONFIG_COMMAND_H
 
@@ -29,19 +30,19 @@ struct command_line {
 };
 
 struct command {
-    const char *name;      /* may have two words: "data make" */
-    const char *arguments; /* e.g. "RECIPE [key=value ...]"; "" when none */
-    const char *summary;   /* one line */
-    const char *description; /* paragraphs for --help and the man page; may be NULL */
+    const char *name;                     /* may have two words: "data make" */
+    const char *arguments;                /* e.g. "RECIPE [key=value ...]"; "" when none */
+    const char *summary;                  /* one line */
+    const char *description;              /* paragraphs for --help and the man page; may be NULL */
     const struct command_option *options; /* ends with a NULL name; NULL: none */
     int positional_min, positional_max;   /* max -1: any number */
     int (*run)(const struct command_line *line); /* 0 or a negative error code */
 };
 
-/* Runs the command that argv names and returns the process exit status: 0, or error_exit_status of the code with the
- * message printed as "hone: message" on stderr. --help, -h, --version and `help COMMAND` are handled here; an unknown
- * command, option, or a wrong number of arguments is a usage error (exit 2) that names the nearest valid one.
- * table ends with a NULL name. */
+/* Runs the command that argv names and returns the process exit status: 0, or error_exit_status of
+ * the code with the message printed as "hone: message" on stderr. --help, -h, --version and `help
+ * COMMAND` are handled here; an unknown command, option, or a wrong number of arguments is a usage
+ * error (exit 2) that names the nearest valid one. table ends with a NULL name. */
 int command_dispatch(const struct command *table, int argc, char **argv);
 
 /* Last value given, else the option's default, else NULL. */

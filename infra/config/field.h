@@ -56,8 +56,8 @@ struct config_field {
     unsigned flags;
 };
 
-#define FIELD_DEPTH_MAX 8
-#define FIELD_KEY_MAX   128 /* "rl.sampling.max_completion_tokens" */
+#define FIELD_UNBOUNDED 1e15 /* a max of this means none worth naming */
+#define FIELD_KEY_MAX   128  /* "rl.sampling.max_completion_tokens" */
 
 void field_defaults(const struct config_field *table, void *object);
 void field_release(const struct config_field *table, void *object);
@@ -70,7 +70,7 @@ const struct config_field *field_find_path(const struct config_field *table, con
  * path of a nested field with exactly that name. */
 const char *field_suggest(const struct config_field *table, const char *name,
                           char buffer[FIELD_KEY_MAX]);
-/* "int", "float", "true/false", "string", "path", "list of strings", ... */
+/* "integer", "number", "true or false", "string", "choice", "list of strings", ... */
 const char *field_type_name(const struct config_field *field);
 
 /* Access to members by type. */
@@ -91,9 +91,9 @@ struct field_table_list {
 };
 struct field_table_list field_table_items(const struct config_field *field, const void *object);
 
-/* Checks text against the field's type, names and range and stores it; for scalar types.
- * NULL, or what was expected, e.g. "an integer of at least 2"; written into buffer. The member is
- * unchanged then. */
+/* Checks a scalar's text against the field's type, names and range and stores it; a STRING_LIST
+ * gets one more element. NULL, or what was expected, e.g. "an integer of at least 2", in buffer;
+ * the member is unchanged then. */
 #define FIELD_EXPECTED_MAX 256
 const char *field_store(const struct config_field *field, void *object, const char *value,
                         char buffer[FIELD_EXPECTED_MAX]);

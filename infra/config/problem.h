@@ -24,6 +24,18 @@ struct problems {
     int32_t count;
 };
 
+/* Where each given key stands, for the messages of later checks. Keys are owned, sources are not.
+ */
+struct key_place {
+    char *key; /* "rl.group_size", "reward.parts.0.weight" */
+    struct source_place place;
+};
+
+struct place_list {
+    struct key_place *items;
+    int32_t count, capacity;
+};
+
 void problems_init(struct problems *problems);
 void problems_release(struct problems *problems);
 void problems_add(struct problems *problems, const struct source_place *place, const char *format,
@@ -31,5 +43,10 @@ void problems_add(struct problems *problems, const struct source_place *place, c
 /* 0 when there are none; else sets the error record to the first problem and the number of further
  * ones, and returns HONE_EINVAL. */
 int problems_result(const struct problems *problems);
+
+void place_list_add(struct place_list *list, const char *key, const struct source_place *place);
+/* Place of the key, else of its nearest enclosing key; NULL when none was given. */
+const struct source_place *place_list_find(const struct place_list *list, const char *key);
+void place_list_release(struct place_list *list);
 
 #endif

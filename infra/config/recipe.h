@@ -197,12 +197,6 @@ struct log_settings {
     enum recipe_log_level level;
 };
 
-/* Where each given key stands, for messages of later checks. */
-struct recipe_place {
-    char *key; /* "rl.group_size" */
-    struct source_place place;
-};
-
 struct recipe {
     const char *name;
     int64_t seed;
@@ -217,10 +211,9 @@ struct recipe {
     struct eval_settings eval;
     struct log_settings log;
 
-    char *file;                  /* the path given to recipe_load; owns places' source */
-    struct string_list given;    /* overrides as "--set a.b=c"; owns places' source */
-    struct recipe_place *places; /* in no particular order */
-    int32_t place_count;
+    char *file;               /* the path given to recipe_load; places refer to it */
+    struct string_list given; /* overrides as "--set a.b=c"; places refer to them */
+    struct place_list places;
 };
 
 /* path NULL: defaults and overrides alone. overrides are "a.b=c" each, applied in order; list
@@ -238,7 +231,7 @@ void recipe_print(const struct recipe *recipe, struct text *text);
 void recipe_hash(const struct recipe *recipe, char hex[HASH_HEX_SIZE]);
 /* Whether a stage ("sft", "rl", "dpo") is among the recipe's stages. */
 bool recipe_has_stage(const struct recipe *recipe, const char *stage);
-/* Place of a key: its own, else that of the nearest enclosing key, else the file. */
+/* Where a key was given: itself, else the nearest enclosing key, else the file. */
 struct source_place recipe_place_of(const struct recipe *recipe, const char *key);
 const char *recipe_dtype_name(enum recipe_dtype dtype); /* "float32", "bfloat16" */
 

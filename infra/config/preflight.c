@@ -1,0 +1,250 @@
+#include "infra/config/preflight.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "infra/base/file.h"
+
+struct check {
+    const struct recipe *recipe;
+    struct problems *problems;
+};
+
+__attribute__((format(printf, 3, 4))) static void fail(const struct check *check, const char *key,
+                                                       const char *format, ...)
+{
+    char message[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    struct source_place place = recipe_place_of(check->recipe, key);
+    problems_add(check->problems, &place, "%s: %s", key, message);
+}
+
+static void check_name(const struct check *check)
+{
+    const char *name = check->recipe->name;
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                  "._-";
+    if (*name == '\0' || *name == '.' || *name == '-' || strlen(name) > 64 ||
+        strspn(name, allowed) != strlen(name))
+        fail(check, "name",
+             "expected 1 to 64 letters, digits, dots, dashes or underscores, not starting with a "
+             "dot or dash, got '%.80s'",
+             name);
+    if (strlen(check->recipe->output_dir) > HONE_PATH_MAX / 2)
+        fail(check, "output_dir", "longer than %d bytes", HONE_PATH_MAX / 2);
+}
+
+static void check_stages(const struct check *check)
+{
+    const struct string_list *stages = &check->recipe->stages;
+    const char *last_key = "stages";
+    bool has_rl = false;
+    if (stages->count == 0)
+        fail(check, last_key, "at least one of sft, rl, dpo");
+    for (int32_t i = 0; i < stages->count; i++) {
+        for (int32_t j = 0; j < i; j++) {
+            if (strcmp(stages->items[i], stages->items[j]) == 0)
+                fail(check, last_key, "'%s' is listed twice", stages->items[i]);
+        }
+        has_rl = has_rl || strcmp(stages->items[i], "rl") == 0;
+        if (strcmp(stages->items[i], "dpo") == 0 && !has_rl &&
+            check->recipe->dpo.source == RECIPE_PAIRS_RL_LOG)
+            fail(check, "dpo.source", "rl_log needs rl among the stages, before dpo");
+    }
+}
+
+static void check_model(const struct check *check)
+{
+    const struct model_settings *model = &check->recipe->model;
+    const struct init_settings *init = &model->init;
+    if (init->method == RECIPE_INIT_NONE) {
+        if (*model->path == '\0')
+            fail(check, "model.path", "a checkpoint directory is needed (or model.init)");
+        return;
+    }
+    if (*model->path != '\0')
+        fail(check, "model.path", "cannot be given together with model.init.method: random");
+    if (*init->tokenizer == '\0')
+        fail(check, "model.init.tokenizer", "a new model needs a directory with tokenizer.json");
+    if (init->heads % init->kv_heads != 0)
+        fail(check, "model.init.kv_heads", "%lld does not divide heads (%lld)",
+             (long long)init->kv_heads, (long long)init->heads);
+    if (init->head_dim % 2 != 0)
+        fail(check, "model.init.head_dim", "must be even");
+}
+
+static void check_sft(const struct check *check)
+{
+    const struct sft_settings *sft = &check->recipe->sft;
+    if (sft->data.path.count == 0)
+        fail(check, "sft.data.path", "no data files given");
+    if (sft->micro_batch_tokens < sft->max_length)
+        fail(check, "sft.micro_batch_tokens", "%lld is less than sft.max_length (%lld)",
+             (long long)sft->micro_batch_tokens, (long long)sft->max_length);
+    if (sft->batch_tokens < sft->max_length)
+        fail(check, "sft.batch_tokens", "%lld is less than sft.max_length (%lld)",
+             (long long)sft->batch_tokens, (long long)sft->max_length);
+}
+
+static void check_reward(const struct check *check)
+{
+    const struct reward_part_list *parts = &check->recipe->reward.parts;
+    if (parts->count == 0)
+        fail(check, "reward.parts", "at least one part is needed, e.g. [{verifier: exact}]");
+    for (int32_t i = 0; i < parts->count; i++) {
+        const struct reward_part_settings *part = &parts->items[i];
+        char key[64];
+        bool is_command = strcmp(part->verifier, "command") == 0;
+        snprintf(key, sizeof key, "reward.parts.%d.command", i);
+        if (is_command && part->command.count == 0)
+            fail(check, key, "verifier: command needs a program to run");
+        if (!is_command && part->command.count > 0)
+            fail(check, key, "is run only with verifier: command, not '%.60s'", part->verifier);
+        snprintf(key, sizeof key, "reward.parts.%d.name", i);
+        if (strlen(part->name) >= 32)
+            fail(check, key, "longer than 31 bytes");
+        for (int32_t j = 0; j < i; j++) {
+            if (strcmp(part->name, parts->items[j].name) == 0)
+                fail(check, key, "'%.60s' is also the name of part %d", part->name, j);
+        }
+    }
+}
+
+static void check_rl(const struct check *check)
+{
+    const struct rl_settings *rl = &check->recipe->rl;
+    int64_t longest = rl->max_prompt_tokens + rl->sampling.max_completion_tokens;
+    if (rl->data.path.count == 0)
+        fail(check, "rl.data.path", "no data files given");
+    if (rl->micro_batch_tokens < longest)
+        fail(check, "rl.micro_batch_tokens",
+             "%lld is less than rl.max_prompt_tokens + rl.sampling.max_completion_tokens (%lld)",
+             (long long)rl->micro_batch_tokens, (long long)longest);
+    if (rl->updates_per_batch > rl->prompts_per_step)
+        fail(check, "rl.updates_per_batch", "%lld is more than rl.prompts_per_step (%lld)",
+             (long long)rl->updates_per_batch, (long long)rl->prompts_per_step);
+    if (rl->objective.dual_clip != 0 && rl->objective.dual_clip <= 1)
+        fail(check, "rl.objective.dual_clip", "must be above 1, or 0 for off");
+    if (rl->sampling.stop.count > 8)
+        fail(check, "rl.sampling.stop", "at most 8 stops, got %d", rl->sampling.stop.count);
+}
+
+static void check_dpo(const struct check *check)
+{
+    const struct dpo_settings *dpo = &check->recipe->dpo;
+    if (dpo->source == RECIPE_PAIRS_FILE && dpo->data.path.count == 0)
+        fail(check, "dpo.data.path", "no data files given (or dpo.source: rl_log)");
+    if (dpo->source == RECIPE_PAIRS_RL_LOG && dpo->data.path.count > 0)
+        fail(check, "dpo.data.path", "is read only with dpo.source: file");
+    if (dpo->micro_batch_tokens < 2 * dpo->max_length)
+        fail(check, "dpo.micro_batch_tokens",
+             "%lld does not hold a pair: twice dpo.max_length is %lld",
+             (long long)dpo->micro_batch_tokens, (long long)(2 * dpo->max_length));
+}
+
+static void check_eval(const struct check *check)
+{
+    const struct eval_settings *eval = &check->recipe->eval;
+    if (eval->k > eval->samples)
+        fail(check, "eval.k", "%lld is more than eval.samples (%lld)", (long long)eval->k,
+             (long long)eval->samples);
+    if (eval->sampling.stop.count > 8)
+        fail(check, "eval.sampling.stop", "at most 8 stops, got %d", eval->sampling.stop.count);
+    if (eval->sampling.temperature == 0 && eval->samples > 1)
+        fail(check, "eval.samples", "greedy decoding gives the same answer %lld times",
+             (long long)eval->samples);
+}
+
+/* Evaluation happens when there is something to evaluate on. */
+static bool has_eval(const struct recipe *recipe)
+{
+    return recipe->eval.enabled && recipe->eval.data.path.count > 0;
+}
+
+static void check_warmup(const struct check *check)
+{
+    const struct recipe *recipe = check->recipe;
+    if (recipe_has_stage(recipe, "rl") && recipe->rl.optimizer.warmup_steps > recipe->rl.steps)
+        fail(check, "rl.optimizer.warmup_steps", "%lld is more than rl.steps (%lld)",
+             (long long)recipe->rl.optimizer.warmup_steps, (long long)recipe->rl.steps);
+}
+
+void preflight_values(const struct recipe *recipe, struct problems *problems)
+{
+    struct check check = {.recipe = recipe, .problems = problems};
+    check_name(&check);
+    check_stages(&check);
+    check_model(&check);
+    if (recipe_has_stage(recipe, "sft"))
+        check_sft(&check);
+    if (recipe_has_stage(recipe, "rl"))
+        check_rl(&check);
+    if (recipe_has_stage(recipe, "rl") || has_eval(recipe))
+        check_reward(&check);
+    if (recipe_has_stage(recipe, "dpo"))
+        check_dpo(&check);
+    if (has_eval(recipe))
+        check_eval(&check);
+    check_warmup(&check);
+}
+
+static void check_directory(const struct check *check, const char *key, const char *path,
+                            const char *const *needed)
+{
+    char file[2 * HONE_PATH_MAX];
+    if (*path == '\0')
+        return;
+    if (strlen(path) >= HONE_PATH_MAX) {
+        fail(check, key, "longer than %d bytes", HONE_PATH_MAX);
+    } else if (!file_exists(path)) {
+        fail(check, key, "no such directory: %s", path);
+    } else if (!file_is_directory(path)) {
+        fail(check, key, "not a directory: %s", path);
+    } else {
+        for (int i = 0; needed[i]; i++) {
+            if (!file_exists(path_join(file, sizeof file, path, needed[i])))
+                fail(check, key, "%s has no %s", path, needed[i]);
+        }
+    }
+}
+
+static void check_data_files(const struct check *check, const char *stage,
+                             const struct data_settings *data)
+{
+    for (int32_t i = 0; i < data->path.count; i++) {
+        char key[64];
+        const char *path = data->path.items[i];
+        snprintf(key, sizeof key, "%s.data.path", stage);
+        if (!file_exists(path))
+            fail(check, key, "no such file: %s", path);
+        else if (file_is_directory(path))
+            fail(check, key, "%s is a directory, not a file", path);
+        else if (access(path, R_OK) != 0)
+            fail(check, key, "%s is not readable", path);
+    }
+}
+
+void preflight_check(const struct recipe *recipe, struct problems *problems)
+{
+    static const char *const model_files[] = {"config.json", NULL};
+    static const char *const tokenizer_files[] = {"tokenizer.json", NULL};
+    struct check check = {.recipe = recipe, .problems = problems};
+    if (recipe->model.init.method == RECIPE_INIT_NONE)
+        check_directory(&check, "model.path", recipe->model.path, model_files);
+    else
+        check_directory(&check, "model.init.tokenizer", recipe->model.init.tokenizer,
+                        tokenizer_files);
+    if (recipe_has_stage(recipe, "sft"))
+        check_data_files(&check, "sft", &recipe->sft.data);
+    if (recipe_has_stage(recipe, "rl"))
+        check_data_files(&check, "rl", &recipe->rl.data);
+    if (recipe_has_stage(recipe, "dpo") && recipe->dpo.source == RECIPE_PAIRS_FILE)
+        check_data_files(&check, "dpo", &recipe->dpo.data);
+    if (recipe->eval.enabled)
+        check_data_files(&check, "eval", &recipe->eval.data);
+}

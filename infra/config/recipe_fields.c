@@ -1,0 +1,362 @@
+#include "infra/config/recipe_fields.h"
+
+#include "infra/config/recipe.h"
+
+/* clang-format off */
+#define AT(owner, member) .offset = offsetof(struct owner, member)
+
+#define INT(key, owner, member, initial, low, high, of, text)                                       \
+    {.name = key, .type = FIELD_INT, AT(owner, member), .default_text = initial, .min = low,        \
+     .max = high, .unit = of, .help = text}
+#define FLOAT(key, owner, member, initial, low, high, of, text)                                     \
+    {.name = key, .type = FIELD_FLOAT, AT(owner, member), .default_text = initial, .min = low,      \
+     .max = high, .unit = of, .help = text}
+#define BOOL(key, owner, member, initial, text)                                                     \
+    {.name = key, .type = FIELD_BOOL, AT(owner, member), .default_text = initial, .help = text}
+#define STRING(key, owner, member, initial, bits, text)                                             \
+    {.name = key, .type = FIELD_STRING, AT(owner, member), .default_text = initial, .help = text,   \
+     .flags = bits}
+#define WORD(key, owner, member, initial, list, text)                                               \
+    {.name = key, .type = FIELD_STRING, AT(owner, member), .default_text = initial, .names = list,  \
+     .help = text}
+#define ENUM(key, owner, member, initial, list, text)                                               \
+    {.name = key, .type = FIELD_ENUM, AT(owner, member), .default_text = initial, .names = list,    \
+     .help = text}
+#define PATH(key, owner, member, text)                                                              \
+    {.name = key, .type = FIELD_PATH, AT(owner, member), .help = text}
+#define LIST(key, owner, member, initial, list, text)                                               \
+    {.name = key, .type = FIELD_STRING_LIST, AT(owner, member), .default_text = initial,            \
+     .names = list, .help = text}
+#define TABLE(key, owner, member, fields, text)                                                     \
+    {.name = key, .type = FIELD_TABLE, AT(owner, member), .table = fields, .help = text}
+#define END {.name = NULL}
+/* clang-format on */
+
+#define TOKENS_MAX 1048576
+#define STEPS_MAX  FIELD_UNBOUNDED
+
+static const char *const stage_names[] = {"sft", "rl", "dpo", NULL};
+static const char *const dtype_names[] = {"float32", "bfloat16", NULL};
+static const char *const init_names[] = {"none", "random", NULL};
+static const char *const schedule_names[] = {"constant", "linear", "cosine", NULL};
+static const char *const baseline_names[] = {"group_mean", "leave_one_out", "none", NULL};
+static const char *const scale_names[] = {"group_std", "none", NULL};
+static const char *const aggregation_names[] = {"token_mean", "sequence_mean", "constant", NULL};
+static const char *const kl_names[] = {"k1", "k2", "k3", NULL};
+static const char *const pairs_source_names[] = {"file", "rl_log", NULL};
+static const char *const keep_names[] = {"all", "unacknowledged", NULL};
+static const char *const level_names[] = {"debug", "info", "warn", "error", NULL};
+static const char *const layout_names[] = {"plain",   "chatml", "llama3", "llama2",
+                                           "mistral", "olmo2",  NULL};
+static const char *const format_names[] = {
+    "auto",     "text",  "prompt_completion", "messages",   "alpaca",
+    "sharegpt", "gsm8k", "self_instruct",     "preference", NULL};
+
+static const struct config_field init_fields[] = {
+    ENUM("method", init_settings, method, "none", init_names,
+         "none loads model.path; random makes a new model of the shape below, to be pretrained"),
+    INT("hidden_size", init_settings, hidden_size, "256", 16, 65536, NULL,
+        "Width of the residual stream"),
+    INT("layers", init_settings, layers, "8", 1, 1024, NULL, "Transformer layers"),
+    INT("heads", init_settings, heads, "8", 1, 1024, NULL, "Attention heads"),
+    INT("kv_heads", init_settings, kv_heads, "4", 1, 1024, NULL, "Key/value heads; divides heads"),
+    INT("head_dim", init_settings, head_dim, "32", 2, 1024, NULL, "Width of one head; even"),
+    INT("intermediate_size", init_settings, intermediate_size, "688", 16, 262144, NULL,
+        "Width of the feed-forward layer"),
+    INT("max_positions", init_settings, max_positions, "1024", 16, TOKENS_MAX, "tokens",
+        "Longest sequence"),
+    FLOAT("rope_theta", init_settings, rope_theta, "10000", 1, 1e9, NULL,
+          "Base of the rotary position angles"),
+    BOOL("tie_embeddings", init_settings, tie_embeddings, "true",
+         "Use the embedding table as the output head"),
+    PATH("tokenizer", init_settings, tokenizer,
+         "Directory with tokenizer.json; its vocabulary sizes the model"),
+    END};
+
+static const struct config_field model_fields[] = {
+    PATH("path", model_settings, path, "Checkpoint directory to start from (Hugging Face layout)"),
+    ENUM("dtype", model_settings, dtype, "bfloat16", dtype_names,
+         "Number format of compute; master weights are float32 either way"),
+    WORD("chat_layout", model_settings, chat_layout, "plain", layout_names,
+         "How messages become text"),
+    TABLE("init", model_settings, init, init_fields, "A new model instead of a checkpoint."), END};
+
+#define POOL_FIELDS(workers_default)                                                               \
+    LIST("devices", pool_settings, devices, "", NULL,                                              \
+         "Devices of the pool, e.g. [\"cpu:0-3\"] or [\"cuda:0\"]; empty derives them"),           \
+        INT("workers", pool_settings, workers, workers_default, 0, 256, "processes",               \
+            "Worker processes; 0 derives"),                                                        \
+        INT("threads", pool_settings, threads, "0", 0, 1024, "threads",                            \
+            "Threads of each worker; 0 derives from its devices"),                                 \
+        END
+
+static const struct config_field learner_fields[] = {POOL_FIELDS("1")};
+static const struct config_field worker_fields[] = {POOL_FIELDS("0")};
+
+static const struct config_field pools_fields[] = {
+    TABLE("learner", pools_settings, learner, learner_fields, "Where the learner trains."),
+    TABLE("actors", pools_settings, actors, worker_fields, "Where rollouts are generated."),
+    TABLE("scorers", pools_settings, scorers, worker_fields, "Where rewards are computed."), END};
+
+/* Columns that only some stages read are hidden in the others' tables. */
+#define DATA_FIELDS(text_bits, truth_bits, pair_bits)                                              \
+    LIST("path", data_settings, path, "", NULL, "Files: JSON lines, or one JSON array each"),      \
+        WORD("format", data_settings, format, "auto", format_names,                                \
+             "Shape of the rows; auto decides by their columns"),                                  \
+        STRING("prompt_column", data_settings, prompt_column, NULL, 0,                             \
+               "Column of the prompt; empty: the format's own"),                                   \
+        STRING("completion_column", data_settings, completion_column, NULL, text_bits,             \
+               "Column of the completion; empty: the format's own"),                               \
+        STRING("text_column", data_settings, text_column, NULL, text_bits,                         \
+               "Column of plain text; empty: the format's own"),                                   \
+        STRING("ground_truth_column", data_settings, ground_truth_column, NULL, truth_bits,        \
+               "Column of the right answer; empty: the format's own"),                             \
+        STRING("capability_column", data_settings, capability_column, NULL, truth_bits,            \
+               "Column that names the capability a prompt exercises"),                             \
+        STRING("data_source_column", data_settings, data_source_column, NULL, truth_bits,          \
+               "Column that names where a prompt comes from"),                                     \
+        STRING("chosen_column", data_settings, chosen_column, NULL, pair_bits,                     \
+               "Column of the preferred answer; empty: chosen"),                                   \
+        STRING("rejected_column", data_settings, rejected_column, NULL, pair_bits,                 \
+               "Column of the other answer; empty: rejected"),                                     \
+        STRING("prompt_template", data_settings, prompt_template, NULL, 0,                         \
+               "Prompt made from columns, e.g. \"Q: {question}\\nA:\"; empty: the column alone"),  \
+        STRING("completion_template", data_settings, completion_template, NULL, text_bits,         \
+               "Completion made from columns; empty: the column alone"),                           \
+        INT("max_rows", data_settings, max_rows, "0", 0, FIELD_UNBOUNDED, "rows",                  \
+            "Rows read from the start of the files; 0 reads all"),                                 \
+        END
+
+static const struct config_field sft_data_fields[] = {DATA_FIELDS(0, FIELD_HIDDEN, FIELD_HIDDEN)};
+static const struct config_field rl_data_fields[] = {DATA_FIELDS(FIELD_HIDDEN, 0, FIELD_HIDDEN)};
+static const struct config_field dpo_data_fields[] = {DATA_FIELDS(FIELD_HIDDEN, FIELD_HIDDEN, 0)};
+
+#define OPTIMIZER_FIELDS(rate, shape, warmup, decay)                                               \
+    FLOAT("learning_rate", optimizer_settings, learning_rate, rate, 0, 1, NULL,                    \
+          "Peak learning rate of AdamW"),                                                          \
+        ENUM("schedule", optimizer_settings, schedule, shape, schedule_names,                      \
+             "Learning rate after the warm-up"),                                                   \
+        INT("warmup_steps", optimizer_settings, warmup_steps, warmup, 0, STEPS_MAX, "steps",       \
+            "Steps over which the learning rate rises from zero"),                                 \
+        FLOAT("min_lr_ratio", optimizer_settings, min_lr_ratio, "0", 0, 1, NULL,                   \
+              "Where a linear or cosine schedule ends, as a fraction of learning_rate"),           \
+        FLOAT("weight_decay", optimizer_settings, weight_decay, decay, 0, 1, NULL,                 \
+              "Decoupled weight decay"),                                                           \
+        FLOAT("beta1", optimizer_settings, beta1, "0.9", 0, 0.9999, NULL,                          \
+              "Decay of the first moment"),                                                        \
+        FLOAT("beta2", optimizer_settings, beta2, "0.95", 0, 0.99999, NULL,                        \
+              "Decay of the second moment"),                                                       \
+        FLOAT("epsilon", optimizer_settings, epsilon, "1e-8", 1e-15, 0.1, NULL,                    \
+              "Added to the root of the second moment"),                                           \
+        FLOAT("max_grad_norm", optimizer_settings, max_grad_norm, "1", 0, 1e6, NULL,               \
+              "Gradients of a larger norm are scaled down to it; 0 never clips"),                  \
+        END
+
+static const struct config_field sft_optimizer_fields[] = {
+    OPTIMIZER_FIELDS("2e-5", "cosine", "0", "0")};
+static const struct config_field rl_optimizer_fields[] = {
+    OPTIMIZER_FIELDS("1e-6", "constant", "0", "0")};
+static const struct config_field dpo_optimizer_fields[] = {
+    OPTIMIZER_FIELDS("5e-7", "linear", "0", "0")};
+
+#define SAMPLING_FIELDS(coldest, tokens)                                                           \
+    FLOAT("temperature", sampling_settings, temperature, "1", coldest, 100, NULL,                  \
+          "Divides the logits; evaluation takes 0 for greedy decoding"),                           \
+        FLOAT("top_p", sampling_settings, top_p, "1", 0.01, 1, NULL,                               \
+              "Keeps the likeliest tokens up to this mass; 1 keeps all"),                          \
+        INT("top_k", sampling_settings, top_k, "0", 0, 1000000, "tokens",                          \
+            "Keeps this many of the likeliest tokens; 0 keeps all"),                               \
+        FLOAT("min_p", sampling_settings, min_p, "0", 0, 1, NULL,                                  \
+              "Drops tokens less likely than this times the likeliest; 0 drops none"),             \
+        INT("max_completion_tokens", sampling_settings, max_completion_tokens, tokens, 1,          \
+            TOKENS_MAX, "tokens", "Longest completion"),                                           \
+        LIST("stop", sampling_settings, stop, "", NULL,                                            \
+             "Ends a completion besides the end-of-sequence token; each must be one token"),       \
+        END
+
+static const struct config_field rl_sampling_fields[] = {SAMPLING_FIELDS(0.01, "256")};
+static const struct config_field eval_sampling_fields[] = {SAMPLING_FIELDS(0, "256")};
+
+static const struct config_field sft_fields[] = {
+    TABLE("data", sft_settings, data, sft_data_fields, "What SFT learns from."),
+    INT("epochs", sft_settings, epochs, "1", 1, 1000000, NULL, "Passes over the data"),
+    INT("max_steps", sft_settings, max_steps, "0", 0, STEPS_MAX, "steps",
+        "Optimizer steps after which the stage ends; 0 leaves it to epochs"),
+    INT("batch_tokens", sft_settings, batch_tokens, "4096", 16, 1073741824, "tokens",
+        "Tokens of one optimizer step"),
+    INT("micro_batch_tokens", sft_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",
+        "Tokens of one forward and backward pass: sets memory, never the result"),
+    INT("max_length", sft_settings, max_length, "512", 8, TOKENS_MAX, "tokens",
+        "Longest sequence; longer rows are cut and counted"),
+    TABLE("optimizer", sft_settings, optimizer, sft_optimizer_fields, "AdamW of the SFT stage."),
+    INT("save_steps", sft_settings, save_steps, "0", 0, STEPS_MAX, "steps",
+        "Steps between checkpoints; 0 saves only at the end"),
+    INT("log_steps", sft_settings, log_steps, "1", 1, STEPS_MAX, "steps",
+        "Steps between records in the metrics"),
+    END};
+
+static const struct config_field objective_fields[] = {
+    ENUM("baseline", objective_settings, baseline, "group_mean", baseline_names,
+         "Subtracted from a trajectory's reward to give its advantage"),
+    ENUM("scale", objective_settings, scale, "group_std", scale_names, "Divides the advantage"),
+    FLOAT("clip_low", objective_settings, clip_low, "0.2", 0, 1, NULL,
+          "The importance ratio is clipped at 1 minus this"),
+    FLOAT("clip_high", objective_settings, clip_high, "0.2", 0, 100, NULL,
+          "The importance ratio is clipped at 1 plus this"),
+    FLOAT("dual_clip", objective_settings, dual_clip, "0", 0, 1000, NULL,
+          "Bounds the loss of negative advantages at this times the advantage; 0 is off"),
+    ENUM("aggregation", objective_settings, aggregation, "token_mean", aggregation_names,
+         "How token losses become one number"),
+    FLOAT("kl_coef", objective_settings, kl_coef, "0", 0, 100, NULL,
+          "Weight of the KL term against the model the stage started from"),
+    ENUM("kl_estimator", objective_settings, kl_estimator, "k3", kl_names,
+         "Estimator of the KL term"),
+    FLOAT("kl_limit", objective_settings, kl_limit, "0", 0, 1000, "nats/token",
+          "KL to the stage's start above which the stage stops; 0 is off"),
+    FLOAT("entropy_coef", objective_settings, entropy_coef, "0", -1, 1, NULL,
+          "Weight of the entropy bonus"),
+    END};
+
+static const struct config_field actor_fields[] = {
+    INT("slots", actor_settings, slots, "64", 1, 65536, "trajectories",
+        "Trajectories that one actor generates at once"),
+    INT("prefill_chunk_tokens", actor_settings, prefill_chunk_tokens, "256", 1, TOKENS_MAX,
+        "tokens", "Prompt tokens processed in one pass"),
+    END};
+
+static const struct config_field rl_fields[] = {
+    TABLE("data", rl_settings, data, rl_data_fields, "The prompts of the RL stage."),
+    INT("steps", rl_settings, steps, "100", 1, STEPS_MAX, "steps", "Batches to train on"),
+    INT("prompts_per_step", rl_settings, prompts_per_step, "16", 1, 1048576, "prompts",
+        "Prompts (groups) in one batch"),
+    INT("group_size", rl_settings, group_size, "8", 2, 1024, "trajectories",
+        "Trajectories sampled for each prompt"),
+    INT("updates_per_batch", rl_settings, updates_per_batch, "1", 1, 64, "updates",
+        "Optimizer updates made from one batch"),
+    INT("max_prompt_tokens", rl_settings, max_prompt_tokens, "512", 1, TOKENS_MAX, "tokens",
+        "Prompts longer than this are dropped and counted"),
+    TABLE("sampling", rl_settings, sampling, rl_sampling_fields, "How rollouts are sampled."),
+    INT("staleness_max", rl_settings, staleness_max, "4", 0, 1024, "versions",
+        "Versions that the learner may be ahead of a batch's oldest token; 0 is synchronous"),
+    TABLE("objective", rl_settings, objective, objective_fields, "Advantage and policy loss."),
+    BOOL("drop_zero_advantage", rl_settings, drop_zero_advantage, "true",
+         "Leave groups out of the batch whose rewards are all equal: they teach nothing"),
+    TABLE("optimizer", rl_settings, optimizer, rl_optimizer_fields, "AdamW of the RL stage."),
+    INT("micro_batch_tokens", rl_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",
+        "Tokens of one forward and backward pass: sets memory, never the result"),
+    INT("checkpoint_steps", rl_settings, checkpoint_steps, "10", 1, STEPS_MAX, "steps",
+        "Steps between checkpoints; batches are acknowledged when one is durable"),
+    INT("keep_checkpoints", rl_settings, keep_checkpoints, "2", 1, 1000000, "checkpoints",
+        "Checkpoints kept; the oldest go first"),
+    FLOAT("lease_timeout_s", rl_settings, lease_timeout_s, "600", 1, 604800, "s",
+          "A lease without news for this long is given to another actor"),
+    TABLE("actor", rl_settings, actor, actor_fields, "The generation engine of each actor."),
+    INT("eval_steps", rl_settings, eval_steps, "0", 0, STEPS_MAX, "steps",
+        "Steps between evaluations; 0 evaluates only after the stage"),
+    END};
+
+static const struct config_field reward_part_fields[] = {
+    STRING("name", reward_part_settings, name, NULL, 0,
+           "Name of the part in logs; empty: the verifier's"),
+    STRING("verifier", reward_part_settings, verifier, "exact", 0,
+           "Built-in verifier (exact, number, gsm8k, boxed, ...), or command"),
+    LIST("command", reward_part_settings, command, "", NULL,
+         "Program and arguments: reads one JSON object a line, writes one a line"),
+    FLOAT("weight", reward_part_settings, weight, "1", -1000, 1000, NULL,
+          "Factor of the part in the total reward"),
+    FLOAT("timeout_s", reward_part_settings, timeout_s, "10", 0.01, 86400, "s",
+          "Time one answer may take; then the part's status is timeout"),
+    END};
+
+static const struct config_field reward_fields[] = {
+    {.name = "parts",
+     .type = FIELD_TABLE_LIST,
+     AT(reward_settings, parts),
+     .table = reward_part_fields,
+     .item_size = sizeof(struct reward_part_settings),
+     .max = 16,
+     .help = "The parts of the reward; the total is their weighted sum."},
+    FLOAT("pass_threshold", reward_settings, pass_threshold, "0.5", -1e6, 1e6, NULL,
+          "A trajectory with at least this total counts as passed"),
+    FLOAT("max_error_rate", reward_settings, max_error_rate, "0.05", 0, 1, NULL,
+          "Share of failed or timed-out scores above which the run stops and says why"),
+    INT("max_retries", reward_settings, max_retries, "2", 0, 100, "attempts",
+        "Further attempts at a score that failed or timed out"),
+    END};
+
+static const struct config_field dpo_fields[] = {
+    TABLE("data", dpo_settings, data, dpo_data_fields, "Preference pairs, with source: file."),
+    ENUM("source", dpo_settings, source, "rl_log", pairs_source_names,
+         "Where pairs come from: data.path, or the trajectories that the RL stage logged"),
+    FLOAT("beta", dpo_settings, beta, "0.1", 1e-4, 100, NULL,
+          "Strength of the pull towards the reference model"),
+    FLOAT("label_smoothing", dpo_settings, label_smoothing, "0", 0, 0.5, NULL,
+          "Share of pairs taken to be labelled the wrong way round"),
+    INT("epochs", dpo_settings, epochs, "1", 1, 1000000, NULL, "Passes over the pairs"),
+    INT("max_steps", dpo_settings, max_steps, "0", 0, STEPS_MAX, "steps",
+        "Optimizer steps after which the stage ends; 0 leaves it to epochs"),
+    INT("pairs_max", dpo_settings, pairs_max, "2000", 0, FIELD_UNBOUNDED, "pairs",
+        "Pairs used at most; 0 uses all"),
+    FLOAT("min_margin", dpo_settings, min_margin, "0.5", 0, 1e6, NULL,
+          "Least difference in reward between the two trajectories of a pair from the log"),
+    INT("batch_pairs", dpo_settings, batch_pairs, "16", 1, 1048576, "pairs",
+        "Pairs of one optimizer step"),
+    INT("micro_batch_tokens", dpo_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",
+        "Tokens of one forward and backward pass: sets memory, never the result"),
+    INT("max_length", dpo_settings, max_length, "1024", 8, TOKENS_MAX, "tokens",
+        "Longest prompt and answer together; longer pairs are dropped and counted"),
+    TABLE("optimizer", dpo_settings, optimizer, dpo_optimizer_fields, "AdamW of the DPO stage."),
+    INT("save_steps", dpo_settings, save_steps, "0", 0, STEPS_MAX, "steps",
+        "Steps between checkpoints; 0 saves only at the end"),
+    INT("log_steps", dpo_settings, log_steps, "1", 1, STEPS_MAX, "steps",
+        "Steps between records in the metrics"),
+    END};
+
+static const struct config_field eval_fields[] = {
+    BOOL("enabled", eval_settings, enabled, "true", "Evaluate the base model and after each stage"),
+    TABLE("data", eval_settings, data, rl_data_fields, "Held-out prompts."),
+    INT("max_prompts", eval_settings, max_prompts, "500", 0, FIELD_UNBOUNDED, "prompts",
+        "Prompts evaluated, from the start of the data; 0 takes all"),
+    INT("samples", eval_settings, samples, "1", 1, 1024, "samples", "Answers sampled per prompt"),
+    INT("k", eval_settings, k, "1", 1, 1024, NULL, "The k of pass@k; at most samples"),
+    INT("max_prompt_tokens", eval_settings, max_prompt_tokens, "512", 1, TOKENS_MAX, "tokens",
+        "Prompts longer than this are left out and counted"),
+    TABLE("sampling", eval_settings, sampling, eval_sampling_fields, "How answers are sampled."),
+    INT("slots", eval_settings, slots, "128", 1, 65536, "samples", "Answers generated at once"),
+    END};
+
+static const struct config_field log_fields[] = {
+    ENUM("keep", log_settings, keep, "all", keep_names,
+         "Trajectories kept after their batch is durable"),
+    ENUM("level", log_settings, level, "info", level_names, "Least severe line logged"), END};
+
+const struct config_field recipe_fields[] = {
+    STRING("name", recipe, name, "run", 0,
+           "Name of the run: letters, digits, dot, dash, underscore"),
+    INT("seed", recipe, seed, "1", 0, 9007199254740992.0, NULL,
+        "Everything random is drawn from this"),
+    {.name = "output_dir",
+     .type = FIELD_PATH,
+     AT(recipe, output_dir),
+     .help = "Directory of the run; empty: runs/NAME",
+     .flags = FIELD_UNHASHED},
+    LIST("stages", recipe, stages, "sft rl dpo", stage_names, "Stages in the order they run"),
+    TABLE("model", recipe, model, model_fields, "The model to post-train."),
+    {.name = "pools",
+     .type = FIELD_TABLE,
+     AT(recipe, pools),
+     .table = pools_fields,
+     .help = "Which devices do what. Never changes the result.",
+     .flags = FIELD_UNHASHED},
+    TABLE("sft", recipe, sft, sft_fields, "Supervised fine-tuning."),
+    TABLE("rl", recipe, rl, rl_fields, "Online reinforcement learning (GRPO family)."),
+    TABLE("reward", recipe, reward, reward_fields, "What a trajectory is worth."),
+    TABLE("dpo", recipe, dpo, dpo_fields, "Direct preference optimization."),
+    TABLE("eval", recipe, eval, eval_fields, "Pass rate on held-out prompts between stages."),
+    {.name = "log",
+     .type = FIELD_TABLE,
+     AT(recipe, log),
+     .table = log_fields,
+     .help = "What is written down.",
+     .flags = FIELD_UNHASHED},
+    END};

@@ -12,6 +12,17 @@
  *   preference         [prompt] chosen rejected: strings or lists of messages
  *   auto               decided by the columns of the first row, as TRL does, and by the options
  *
+ * prompt_column also renames messages and conversations. In alpaca and self_instruct the input
+ * follows the instruction on a new line. Unless a column is named for it, the ground truth comes
+ * from ground_truth or reward_model.ground_truth, the capability from capability or ability, the
+ * data source from data_source; lists and objects there are given as JSON. Numbers count as text.
+ * Roles: human and user, gpt and assistant (function_call too), tool (observation, function,
+ * ipython), system (developer); tool calls are appended to the content as JSON.
+ *
+ * A row with turns is a conversation: the turns are all of it, and prompt and completion, where
+ * they are not NULL, repeat its last exchange. A row without turns is prompt and completion, or
+ * text.
+ *
  * A dataset is loaded whole and immutable from then on; its strings live until dataset_free.
  *
  * 1. Rows are in file order, files in the order given; a row knows its file and line.

@@ -1,0 +1,23 @@
+#!/bin/sh
+# G7: a synchronous run gives the same weights for any number of actors, slots and threads.
+set -eu
+. "$(dirname "$0")/support.sh"
+small_data
+small_recipe recipe.yaml
+base="stages=[rl] rl.staleness_max=0 eval.enabled=false rl.steps=3 rl.prompts_per_step=4 rl.group_size=4
+    rl.checkpoint_steps=1 rl.keep_checkpoints=10"
+i=0
+for variant in "pools.actors.workers=1 rl.actor.slots=16" "pools.actors.workers=2 rl.actor.slots=3" \
+    "pools.actors.workers=1 rl.actor.slots=7 pools.actors.threads=2 pools.learner.threads=2 rl.actor.prefill_chunk_tokens=5"; do
+    i=$((i + 1))
+    # shellcheck disable=SC2086
+    "$hone" run recipe.yaml output_dir="$scratch/run$i" $base $variant >/dev/null 2>log$i.txt ||
+        { cat log$i.txt >&2; fail "run with $variant"; }
+    for step in 1 2 3; do
+        sha256sum <"run$i/rl/checkpoints/step-$step/model.safetensors" >>"hashes$i"
+    done
+    expect "same weights at every step with: $variant" cmp hashes1 hashes$i
+done
+expect "the weights changed from step to step" test "$(sort -u hashes1 | wc -l)" = 3
+cat hashes1
+echo "$checks checks passed"

@@ -1,11 +1,11 @@
 /* Rewards of a recipe: a weighted list of parts, each a built-in verifier or an external command.
  *
- *  R1 (G8)  A part that fails, times out or abstains has a status, never a number. The total is OK only when
- *           every part that did not abstain is OK and at least one is; abstaining parts are left out of the sum.
- *  R2       An external command is a child process of its own group that reads one JSON object a line and
- *           writes one a line; a deadline per line; death, garbage or silence is a status, the process is killed
- *           and started again with back-off, within a budget.
- * Owned by one thread. */
+ *  R1 (G8)  A part that fails, times out or abstains has a status, never a number. The total is OK
+ * only when every part that did not abstain is OK and at least one is; abstaining parts are left
+ * out of the sum. R2       An external command is a child process of its own group that reads one
+ * JSON object a line and writes one a line; a deadline per line; death, garbage or silence is a
+ * status, the process is killed and started again with back-off, within a budget. Owned by one
+ * thread. */
 #ifndef HONE_REWARD_REWARD_SET_H
 #define HONE_REWARD_REWARD_SET_H
 
@@ -14,8 +14,8 @@
 
 struct reward_part_options {
     char name[32];
-    const char *verifier;        /* "exact", "number", "gsm8k", "boxed", ...; NULL when command is given */
-    const char *const *command;  /* argv, NULL-terminated */
+    const char *verifier; /* "exact", "number", "gsm8k", "boxed", ...; NULL when command is given */
+    const char *const *command; /* argv, NULL-terminated */
     float weight;
     int64_t timeout_ms;
 };
@@ -41,8 +41,8 @@ struct reward_set;
 int reward_set_create(struct reward_set **set, const struct reward_part_options *parts,
                       int32_t count, struct clock *clock);
 void reward_set_destroy(struct reward_set *set);
-/* Scores inputs one after another (commands get all lines of the call before answers are read). Takes at
- * most the sum of the timeouts; always fills rewards[count]. */
+/* Scores inputs one after another (commands get all lines of the call before answers are read).
+ * Takes at most the sum of the timeouts; always fills rewards[count]. */
 void reward_set_score(struct reward_set *set, const struct reward_input *inputs, int32_t count,
                       struct reward *rewards);
 

@@ -1,5 +1,5 @@
-/* The scorer process: asks the hub for work against credits, decodes the text, scores, answers, and keeps each
- * answer until it is acknowledged. Ticked. */
+/* The scorer process: asks the hub for work against credits, decodes the text, scores, answers, and
+ * keeps each answer until it is acknowledged. Ticked. */
 #ifndef HONE_REWARD_SCORER_STAGE_H
 #define HONE_REWARD_SCORER_STAGE_H
 
@@ -8,13 +8,13 @@
 #include "reward/reward_set.h"
 
 struct scorer_options {
-    const char *worker;        /* "scorer-0" */
+    const char *worker; /* "scorer-0" */
     const char *hub_endpoint;
     const char *recipe_hash;
     const struct prompt *prompts; /* by id: ground truth, capability, text; owned by the caller */
     int64_t prompt_count;
     const struct tokenizer *tokenizer;
-    int32_t credits;           /* score requests in flight */
+    int32_t credits; /* score requests in flight */
 };
 
 struct scorer_stage;

@@ -93,7 +93,7 @@ static const struct command_option tokenize_options[] = {
 static const struct command_option data_options[] = {
     {.name = "out", .value = "PATH", .help = "where to write"},
     {.name = "input", .value = "FILE", .help = "what to read"},
-    {.name = "exclude", .value = "FILE", .help = "calculator: leave out this file's expressions"},
+    {.name = "exclude", .value = "FILE", .help = "leave out what this file holds"},
     {.name = "seed",
      .value = "N",
      .help = "make: everything is a function of it",
@@ -161,7 +161,7 @@ const struct command hone_commands[] = {
     {"actor", "", "a rollout actor of a run", NULL, worker_options, 0, 0, command_actor},
     {"scorer", "", "a reward scorer of a run", NULL, worker_options, 0, 0, command_scorer},
     {"learner", "", "the learner of a run", NULL, worker_options, 0, 0, command_learner},
-    {"data", "make|calculator|tokenizer|show", "make, derive and look at data",
+    {"data", "make|equations|calculator|tokenizer|show", "make, derive and look at data",
      "make: arithmetic word problems and raw text of the same world, from a seed, into the "
      "directory --out. calculator: "
      "the calculator notes of a GSM8K file as prompts. tokenizer: trains a byte-level BPE on the "

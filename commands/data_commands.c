@@ -9,6 +9,7 @@
 #include "infra/text/dataset.h"
 #include "tasks/arithmetic.h"
 #include "tasks/calculator.h"
+#include "tasks/equations.h"
 
 static int need(const struct command_line *line, const char *option, const char **value)
 {
@@ -49,6 +50,21 @@ static int make_calculator(const struct command_line *line)
     printf("%s: %" PRId64 " notes, %" PRId64 " distinct rows written, %" PRId64
            " left out as excluded, %" PRId64 " not of the form a=b\n",
            out, counts.notes, counts.distinct, counts.excluded, counts.invalid);
+    return 0;
+}
+
+static int make_equations(const struct command_line *line)
+{
+    const char *out;
+    int64_t seed, rows, left_out;
+    int rc;
+    if ((rc = need(line, "out", &out)) < 0 ||
+        (rc = command_int(line, "seed", 0, INT64_MAX, &seed)) < 0 ||
+        (rc = command_int(line, "text", 0, 100000000, &rows)) < 0 ||
+        (rc = equations_write(out, (uint64_t)seed, rows, command_value(line, "exclude"),
+                              &left_out)) < 0)
+        return rc;
+    printf("%s: %" PRId64 " equations, %" PRId64 " left out as excluded\n", out, rows, left_out);
     return 0;
 }
 
@@ -129,11 +145,13 @@ int command_data(const struct command_line *line)
         int (*run)(const struct command_line *line);
     } actions[] = {{"make", make_arithmetic},
                    {"calculator", make_calculator},
+                   {"equations", make_equations},
                    {"tokenizer", train_tokenizer},
                    {"show", show_rows}};
     for (size_t i = 0; i < sizeof actions / sizeof actions[0]; ++i)
         if (strcmp(line->positional[0], actions[i].name) == 0)
             return actions[i].run(line);
-    return error_set(HONE_EINVAL, "data: unknown action '%s' (make, calculator, tokenizer, show)",
+    return error_set(HONE_EINVAL,
+                     "data: unknown action '%s' (make, equations, calculator, tokenizer, show)",
                      line->positional[0]);
 }

@@ -9,6 +9,7 @@
 #include "infra/base/hash.h"
 #include "infra/base/memory.h"
 #include "infra/base/rng.h"
+#include "tasks/hash_set.h"
 
 static const char *const names[] = {"Tom", "Ana", "Ben", "Mia",  "Sam", "Eva",
                                     "Leo", "Zoe", "Max", "Lily", "Dan", "Ruth"};
@@ -196,25 +197,6 @@ bool arithmetic_held_out(const struct arithmetic_problem *problem)
     return hash_u64(what, strlen(what)) % 8 == 0;
 }
 
-/* A set of 64-bit hashes, to keep rows distinct. */
-struct seen {
-    uint64_t *slots;
-    size_t capacity;
-};
-
-static bool seen_add(struct seen *seen, uint64_t hash)
-{
-    hash |= 1; /* 0 marks an empty slot */
-    for (size_t i = hash % seen->capacity;; i = (i + 1) % seen->capacity) {
-        if (seen->slots[i] == hash)
-            return false;
-        if (seen->slots[i] == 0) {
-            seen->slots[i] = hash;
-            return true;
-        }
-    }
-}
-
 static void append_problem(struct text *out, const struct arithmetic_problem *p)
 {
     text_append(out, "{\"prompt\": ");
@@ -262,8 +244,7 @@ static int write_split(const char *directory, uint64_t seed, const struct split_
 {
     char path[HONE_PATH_MAX];
     struct text out;
-    struct seen seen = {.capacity = (size_t)spec->count * 2 + 16};
-    seen.slots = MEMORY_ARRAY(uint64_t, seen.capacity);
+    struct hash_set seen = {0};
     text_init(&out);
     int64_t rows = 0;
     int rc = 0;
@@ -282,7 +263,7 @@ static int write_split(const char *directory, uint64_t seed, const struct split_
             struct rng_key key = {.seed = seed, .purpose = RNG_DATA, .a = i, .b = 1};
             append_text(&out, &problem, (int)rng_below(&key, 0, 5));
         } else {
-            if (!seen_add(&seen, hash_u64(problem.prompt, strlen(problem.prompt))))
+            if (!hash_set_add(&seen, hash_u64(problem.prompt, strlen(problem.prompt))))
                 continue;
             append_problem(&out, &problem);
         }
@@ -292,7 +273,7 @@ static int write_split(const char *directory, uint64_t seed, const struct split_
                            out.length);
 out:
     text_release(&out);
-    memory_free(seen.slots);
+    hash_set_release(&seen);
     return rc;
 }
 

@@ -10,43 +10,9 @@
 #include "infra/base/hash.h"
 #include "infra/base/memory.h"
 #include "infra/base/text.h"
+#include "tasks/hash_set.h"
 
 enum { FILE_MAX_BYTES = 256 << 20, NOTE_MAX = 128 };
-
-/* Expressions already seen, by 64-bit hash; open addressing, grown at half full. */
-struct expression_set {
-    uint64_t *slots;
-    size_t capacity, count;
-};
-
-static size_t slot_of(const struct expression_set *set, uint64_t hash)
-{
-    size_t i = hash & (set->capacity - 1);
-    while (set->slots[i] != 0 && set->slots[i] != hash)
-        i = (i + 1) & (set->capacity - 1);
-    return i;
-}
-
-static bool set_has(const struct expression_set *set, uint64_t hash)
-{
-    return set->capacity > 0 && set->slots[slot_of(set, hash)] == hash;
-}
-
-static void set_add(struct expression_set *set, uint64_t hash)
-{
-    if (set->count * 2 >= set->capacity) {
-        struct expression_set grown = {.capacity = set->capacity > 0 ? set->capacity * 2 : 1024};
-        grown.slots = MEMORY_ARRAY(uint64_t, grown.capacity);
-        for (size_t i = 0; i < set->capacity; ++i)
-            if (set->slots[i] != 0)
-                grown.slots[slot_of(&grown, set->slots[i])] = set->slots[i];
-        grown.count = set->count;
-        memory_free(set->slots);
-        *set = grown;
-    }
-    set->slots[slot_of(set, hash)] = hash;
-    set->count++;
-}
 
 struct note {
     char expression[NOTE_MAX];
@@ -109,9 +75,8 @@ static void append_row(struct text *out, const struct note *note)
 
 /* Visits every note of a file: into `seen`, and, when out is given, rows for those in neither set.
  */
-static int read_notes(const char *path, struct expression_set *seen,
-                      const struct expression_set *excluded, struct text *out,
-                      struct calculator_counts *counts)
+static int read_notes(const char *path, struct hash_set *seen, const struct hash_set *excluded,
+                      struct text *out, struct calculator_counts *counts)
 {
     char *data;
     size_t bytes;
@@ -138,14 +103,11 @@ static int read_notes(const char *path, struct expression_set *seen,
                 open += 2;
                 continue;
             }
-            uint64_t hash = hash_u64(note.expression, strlen(note.expression)) | 1;
+            uint64_t hash = hash_u64(note.expression, strlen(note.expression));
             open = close;
-            if (set_has(seen, hash))
+            if (!hash_set_add(seen, hash) || out == NULL)
                 continue;
-            set_add(seen, hash);
-            if (out == NULL)
-                continue;
-            if (excluded != NULL && set_has(excluded, hash)) {
+            if (excluded != NULL && hash_set_has(excluded, hash)) {
                 counts->excluded++;
                 continue;
             }
@@ -162,7 +124,7 @@ static int read_notes(const char *path, struct expression_set *seen,
 int calculator_write(const char *input, const char *excluded_input, const char *output,
                      struct calculator_counts *counts)
 {
-    struct expression_set seen = {0}, excluded = {0};
+    struct hash_set seen = {0}, excluded = {0};
     struct calculator_counts unused = {0};
     struct text out;
     int rc = 0;
@@ -174,8 +136,8 @@ int calculator_write(const char *input, const char *excluded_input, const char *
         rc = read_notes(input, &seen, &excluded, &out, counts);
     if (rc == 0)
         rc = file_write_atomic(output, out.data, out.length);
-    memory_free(seen.slots);
-    memory_free(excluded.slots);
+    hash_set_release(&seen);
+    hash_set_release(&excluded);
     text_release(&out);
     return rc;
 }

@@ -104,16 +104,17 @@ static inline struct vec vec_keep(struct vec v, int64_t count, struct vec fill)
 
 static inline __m256 scale_exponent8(__m256 v, __m256 magic)
 {
-    __m256i bias = _mm256_set1_epi32(127);
-    __m256i n = _mm256_sub_epi32(_mm256_castps_si256(magic), _mm256_set1_epi32(0x4b400000));
-    __m256i half = _mm256_srai_epi32(n, 1);
-    __m256i low = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
-    __m256i high = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(n, half), bias), 23);
+    __m256i one = _mm256_set1_epi32(1);
+    __m256i t = _mm256_sub_epi32(_mm256_castps_si256(magic), _mm256_set1_epi32(0x4b3fff00));
+    __m256i h = _mm256_srli_epi32(t, 1);
+    __m256i low = _mm256_slli_epi32(_mm256_sub_epi32(h, one), 23);
+    __m256i high = _mm256_slli_epi32(_mm256_sub_epi32(_mm256_sub_epi32(t, h), one), 23);
     v = _mm256_mul_ps(v, _mm256_castsi256_ps(low));
     return _mm256_mul_ps(v, _mm256_castsi256_ps(high));
 }
 
-/* v * 2^n in two exact factors; `magic` holds the integer n (-254 .. 254) as 1.5 * 2^23 + n. */
+/* v * 2^n in two exact factors; `magic` holds the integer n (-254 .. 254) as 1.5 * 2^23 + n. With
+ * t = n + 256 and h = t / 2 rounded down, the factors' exponents are h - 128 and t - h - 128. */
 static inline struct vec vec_scale_exponent(struct vec v, struct vec magic)
 {
     return (struct vec){scale_exponent8(v.lo, magic.lo), scale_exponent8(v.hi, magic.hi)};

@@ -1,17 +1,12 @@
 /* struct vec as one 512-bit register. Include infra/compute/vec/vec.h instead; empty unless the
- * translation unit is compiled for AVX-512 F, BW, VL and DQ. HONE_VEC_SIMDE (tests) runs the same
- * code through SIMDe on machines without AVX-512. */
+ * translation unit is compiled for AVX-512 F, BW, VL and DQ. With HONE_VEC_SIMDE (tests) the
+ * includer provides the intrinsics, so that the same code runs on machines without AVX-512. */
 #ifndef HONE_COMPUTE_VEC_VEC_AVX512_H
 #define HONE_COMPUTE_VEC_VEC_AVX512_H
 
 #if defined(HONE_VEC_SIMDE) || (defined(__AVX512F__) && defined(__AVX512BW__))
 
-#if defined(HONE_VEC_SIMDE)
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#include <simde/x86/avx2.h>
-#include <simde/x86/avx512.h>
-#include <simde/x86/fma.h>
-#else
+#if !defined(HONE_VEC_SIMDE)
 #include <immintrin.h>
 #endif
 #include <stdint.h>
@@ -104,14 +99,15 @@ static inline struct vec vec_keep(struct vec v, int64_t count, struct vec fill)
     return (struct vec){_mm512_mask_blend_ps(keep, fill.all, v.all)};
 }
 
-/* v * 2^n in two exact factors; `magic` holds the integer n (-254 .. 254) as 1.5 * 2^23 + n. */
+/* v * 2^n in two exact factors; `magic` holds the integer n (-254 .. 254) as 1.5 * 2^23 + n. With
+ * t = n + 256 and h = t / 2 rounded down, the factors' exponents are h - 128 and t - h - 128. */
 static inline struct vec vec_scale_exponent(struct vec v, struct vec magic)
 {
-    __m512i bias = _mm512_set1_epi32(127);
-    __m512i n = _mm512_sub_epi32(_mm512_castps_si512(magic.all), _mm512_set1_epi32(0x4b400000));
-    __m512i half = _mm512_srai_epi32(n, 1);
-    __m512i low = _mm512_slli_epi32(_mm512_add_epi32(half, bias), 23);
-    __m512i high = _mm512_slli_epi32(_mm512_add_epi32(_mm512_sub_epi32(n, half), bias), 23);
+    __m512i one = _mm512_set1_epi32(1);
+    __m512i t = _mm512_sub_epi32(_mm512_castps_si512(magic.all), _mm512_set1_epi32(0x4b3fff00));
+    __m512i h = _mm512_srli_epi32(t, 1);
+    __m512i low = _mm512_slli_epi32(_mm512_sub_epi32(h, one), 23);
+    __m512i high = _mm512_slli_epi32(_mm512_sub_epi32(_mm512_sub_epi32(t, h), one), 23);
     __m512 scaled = _mm512_mul_ps(v.all, _mm512_castsi512_ps(low));
     return (struct vec){_mm512_mul_ps(scaled, _mm512_castsi512_ps(high))};
 }

@@ -115,15 +115,16 @@ static inline struct vec vec_keep(struct vec v, int64_t count, struct vec fill)
     VEC_EACH(i < count ? v.lane[i] : fill.lane[i]);
 }
 
-/* v * 2^n in two exact factors; `magic` holds the integer n (-254 .. 254) as 1.5 * 2^23 + n. */
+/* v * 2^n in two exact factors; `magic` holds the integer n (-254 .. 254) as 1.5 * 2^23 + n. With
+ * t = n + 256 and h = t / 2 rounded down, the factors' exponents are h - 128 and t - h - 128. */
 static inline struct vec vec_scale_exponent(struct vec v, struct vec magic)
 {
     struct vec r;
     for (int i = 0; i < 16; i++) {
-        int32_t n = (int32_t)(float_bits(magic.lane[i]) - 0x4b400000u);
-        int32_t half = n >> 1;
-        float low = float_from_bits((uint32_t)(half + 127) << 23);
-        float high = float_from_bits((uint32_t)(n - half + 127) << 23);
+        uint32_t t = float_bits(magic.lane[i]) - 0x4b3fff00u;
+        uint32_t h = t >> 1;
+        float low = float_from_bits((h - 1) << 23);
+        float high = float_from_bits((t - h - 1) << 23);
         r.lane[i] = v.lane[i] * low * high;
     }
     return r;

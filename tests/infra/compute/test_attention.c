@@ -1,0 +1,281 @@
+#include "tests/infra/compute/fixture.h"
+
+#define KEYS_MAX 70
+#define BLOCKS   4
+
+/* One sequence of `keys` tokens in a paged cache. Memory outside the stored tokens holds NaN. */
+struct sequence {
+    enum dtype dtype;
+    int32_t heads, kv_heads, head_dim, keys;
+    int64_t q_width, kv_width;
+    float *q, *k, *v;
+    struct attention_kv kv;
+    struct attention_row rows[KEYS_MAX];
+};
+
+static const int32_t block_table[] = {3, 1, 2};
+
+static struct sequence *sequence_create(const struct backend_ops *ops, enum dtype dtype,
+                                        int32_t heads, int32_t kv_heads, int32_t head_dim,
+                                        int32_t keys)
+{
+    struct sequence *s = MEMORY_NEW(struct sequence);
+    *s = (struct sequence){.dtype = dtype, .heads = heads, .kv_heads = kv_heads, .keys = keys};
+    s->head_dim = head_dim;
+    s->q_width = (int64_t)heads * head_dim;
+    s->kv_width = (int64_t)kv_heads * head_dim;
+    s->q = floats(keys * s->q_width, 1, 2.0f);
+    s->k = floats(keys * s->kv_width, 2, 1.0f);
+    s->v = floats(keys * s->kv_width, 3, 1.0f);
+    size_t bytes = (size_t)(BLOCKS * ATTENTION_BLOCK_TOKENS * s->kv_width) * 4;
+    s->kv = (struct attention_kv){memory_alloc(bytes, 1), memory_alloc(bytes, 1), kv_heads,
+                                  head_dim, dtype};
+    memset(s->kv.keys, 0xff, bytes);
+    memset(s->kv.values, 0xff, bytes);
+    int32_t ids[KEYS_MAX], offsets[KEYS_MAX];
+    for (int32_t i = 0; i < keys; i++) {
+        ids[i] = block_table[i / ATTENTION_BLOCK_TOKENS];
+        offsets[i] = i % ATTENTION_BLOCK_TOKENS;
+        s->rows[i] = (struct attention_row){block_table, i + 1};
+    }
+    ops->kv_store(NULL, &s->kv, keys, s->k, s->kv_width, s->v, s->kv_width, ids, offsets);
+    return s;
+}
+
+static void sequence_destroy(struct sequence *s)
+{
+    memory_free(s->q);
+    memory_free(s->k);
+    memory_free(s->v);
+    memory_free(s->kv.keys);
+    memory_free(s->kv.values);
+    memory_free(s);
+}
+
+/* Probabilities of one row and head over its keys, in double; returns lse. */
+static double naive_probabilities(const struct sequence *s, int64_t row, int32_t head, double *p)
+{
+    int32_t kv_head = head / (s->heads / s->kv_heads);
+    double max = -INFINITY, sum = 0.0;
+    for (int64_t j = 0; j <= row; j++) {
+        p[j] = 0.0;
+        for (int64_t d = 0; d < s->head_dim; d++)
+            p[j] += (double)rounded_to(s->dtype, s->q[row * s->q_width + head * s->head_dim + d]) *
+                    (double)rounded_to(s->dtype, s->k[j * s->kv_width + kv_head * s->head_dim + d]);
+        p[j] /= sqrt((double)s->head_dim);
+        max = fmax(max, p[j]);
+    }
+    for (int64_t j = 0; j <= row; j++)
+        sum += exp(p[j] - max);
+    for (int64_t j = 0; j <= row; j++)
+        p[j] = exp(p[j] - max) / sum;
+    return max + log(sum);
+}
+
+static double naive_output(const struct sequence *s, int64_t row, int32_t head, int64_t d,
+                           const double *p)
+{
+    int32_t kv_head = head / (s->heads / s->kv_heads);
+    double sum = 0.0;
+    for (int64_t j = 0; j <= row; j++)
+        sum +=
+            p[j] * (double)rounded_to(s->dtype, s->v[j * s->kv_width + kv_head * s->head_dim + d]);
+    return sum;
+}
+
+static void check_forward(const struct backend_ops *ops, enum dtype dtype, int32_t heads,
+                          int32_t kv_heads, int32_t head_dim, int32_t keys)
+{
+    struct sequence *s = sequence_create(ops, dtype, heads, kv_heads, head_dim, keys);
+    size_t size = dtype_bytes(dtype);
+    char *out = memory_alloc((size_t)(keys * s->q_width), 4);
+    char *again = memory_alloc((size_t)(keys * s->q_width), 4);
+    float *lse = MEMORY_ARRAY(float, keys *heads);
+    ops->attention(NULL, &s->kv, keys, heads, s->q, s->q_width, s->rows, out, lse);
+    for (int64_t row = 0; row < keys; row++)
+        for (int32_t head = 0; head < heads; head++) {
+            double p[KEYS_MAX];
+            double want_lse = naive_probabilities(s, row, head, p);
+            assert_near((double)lse[row * heads + head], want_lse, 2e-6);
+            for (int64_t d = 0; d < head_dim; d++)
+                assert_near((double)act_at(dtype, out, row * s->q_width + head * head_dim + d),
+                            naive_output(s, row, head, d, p),
+                            dtype == DTYPE_F32 ? 2e-6 : 1.0 / 256);
+        }
+    /* One row at a time, and on threads: the same bits (decode equals prefill). */
+    for (int64_t row = 0; row < keys; row++)
+        ops->attention(NULL, &s->kv, 1, heads, s->q + row * s->q_width, s->q_width, s->rows + row,
+                       again + (size_t)(row * s->q_width) * size, NULL);
+    assert_same_bits(again, out, keys * s->q_width, size);
+    for (int threads = 2; threads <= 3; threads++) {
+        struct parallel *pool = parallel_create(threads);
+        memset(again, 0, (size_t)(keys * s->q_width) * size);
+        ops->attention(pool, &s->kv, keys, heads, s->q, s->q_width, s->rows, again, NULL);
+        assert_same_bits(again, out, keys * s->q_width, size);
+        parallel_destroy(pool);
+    }
+    memory_free(out);
+    memory_free(again);
+    memory_free(lse);
+    sequence_destroy(s);
+}
+
+static void run_forward(const struct backend_ops *ops)
+{
+    for (int d = 0; d < 2; d++) {
+        enum dtype dtype = d == 0 ? DTYPE_F32 : DTYPE_BF16;
+        check_forward(ops, dtype, 1, 1, 8, 1);
+        check_forward(ops, dtype, 4, 2, 16, 33);
+        check_forward(ops, dtype, 3, 1, 37, 64);
+        check_forward(ops, dtype, 2, 2, 64, 70);
+    }
+}
+
+static void test_forward(void **state)
+{
+    (void)state;
+    for_each_table(run_forward);
+}
+
+/* sum of d_out . out over all rows, in double. */
+static double attention_loss(const struct sequence *s, const float *d_out)
+{
+    double loss = 0.0, p[KEYS_MAX];
+    for (int64_t row = 0; row < s->keys; row++)
+        for (int32_t head = 0; head < s->heads; head++) {
+            naive_probabilities(s, row, head, p);
+            for (int64_t d = 0; d < s->head_dim; d++)
+                loss += (double)d_out[row * s->q_width + head * s->head_dim + d] *
+                        naive_output(s, row, head, d, p);
+        }
+    return loss;
+}
+
+static double attention_slope(const struct sequence *s, const float *d_out, float *at)
+{
+    float saved = *at, step = 1.0f / 512.0f;
+    *at = saved + step;
+    double high = attention_loss(s, d_out), top = (double)*at;
+    *at = saved - step;
+    double low = attention_loss(s, d_out), bottom = (double)*at;
+    *at = saved;
+    return (high - low) / (top - bottom);
+}
+
+struct gradients {
+    float *dq, *dk, *dv;
+};
+
+static struct gradients run_backward(const struct backend_ops *ops, struct parallel *pool,
+                                     const struct sequence *s, const float *d_out)
+{
+    char *out = memory_alloc((size_t)(s->keys * s->q_width), 4);
+    float *lse = MEMORY_ARRAY(float, s->keys * s->heads);
+    struct gradients g = {floats(s->keys * s->q_width, 11, 1.0f),
+                          floats(s->keys * s->kv_width, 12, 1.0f),
+                          floats(s->keys * s->kv_width, 13, 1.0f)};
+    ops->attention(pool, &s->kv, s->keys, s->heads, s->q, s->q_width, s->rows, out, lse);
+    ops->attention_backward(pool, &s->kv, s->keys, s->heads, s->q, s->q_width, s->rows, out, lse,
+                            d_out, g.dq, s->q_width, g.dk, g.dv, s->kv_width);
+    memory_free(out);
+    memory_free(lse);
+    return g;
+}
+
+static void gradients_release(struct gradients *g)
+{
+    memory_free(g->dq);
+    memory_free(g->dk);
+    memory_free(g->dv);
+}
+
+/* dq is written, dk and dv are added to. */
+static void check_backward(const struct backend_ops *ops, int32_t heads, int32_t kv_heads,
+                           int32_t head_dim, int32_t keys)
+{
+    struct sequence *s = sequence_create(ops, DTYPE_F32, heads, kv_heads, head_dim, keys);
+    float *d_out = floats(keys * s->q_width, 10, 1.0f);
+    float *dk = floats(keys * s->kv_width, 12, 1.0f), *dv = floats(keys * s->kv_width, 13, 1.0f);
+    struct gradients g = run_backward(ops, NULL, s, d_out);
+    for (int64_t i = 0; i < keys * s->q_width; i += 1 + keys * s->q_width / 60)
+        assert_near((double)g.dq[i], attention_slope(s, d_out, &s->q[i]), 2e-5);
+    for (int64_t i = 0; i < keys * s->kv_width; i += 1 + keys * s->kv_width / 60) {
+        assert_near((double)g.dk[i] - (double)dk[i], attention_slope(s, d_out, &s->k[i]), 2e-5);
+        assert_near((double)g.dv[i] - (double)dv[i], attention_slope(s, d_out, &s->v[i]), 2e-5);
+    }
+    struct parallel *pool = parallel_create(3);
+    struct gradients threaded = run_backward(ops, pool, s, d_out);
+    assert_same_bits(threaded.dq, g.dq, keys * s->q_width, sizeof *d_out);
+    assert_same_bits(threaded.dk, g.dk, keys * s->kv_width, sizeof *d_out);
+    assert_same_bits(threaded.dv, g.dv, keys * s->kv_width, sizeof *d_out);
+    parallel_destroy(pool);
+    gradients_release(&threaded);
+    gradients_release(&g);
+    memory_free(d_out);
+    memory_free(dk);
+    memory_free(dv);
+    sequence_destroy(s);
+}
+
+static void run_backward_shapes(const struct backend_ops *ops)
+{
+    check_backward(ops, 1, 1, 8, 1);
+    check_backward(ops, 2, 1, 16, 35);
+    check_backward(ops, 4, 2, 21, 40);
+}
+
+static void test_backward(void **state)
+{
+    (void)state;
+    for_each_table(run_backward_shapes);
+}
+
+/* bf16: the gradient of the rounded problem, so only rounding of `out` separates it from fp32 on
+ * the rounded inputs. */
+static void run_backward_bf16(const struct backend_ops *ops)
+{
+    struct sequence *s = sequence_create(ops, DTYPE_BF16, 4, 2, 24, 45);
+    struct sequence *wide = sequence_create(ops, DTYPE_F32, 4, 2, 24, 45);
+    float *d_out = floats(45 * s->q_width, 10, 1.0f);
+    int32_t ids[KEYS_MAX], offsets[KEYS_MAX];
+    for (int32_t i = 0; i < 45; i++) {
+        ids[i] = block_table[i / ATTENTION_BLOCK_TOKENS];
+        offsets[i] = i % ATTENTION_BLOCK_TOKENS;
+    }
+    for (int64_t i = 0; i < 45 * s->q_width; i++)
+        wide->q[i] = rounded_to(DTYPE_BF16, wide->q[i]);
+    for (int64_t i = 0; i < 45 * s->kv_width; i++) {
+        wide->k[i] = rounded_to(DTYPE_BF16, wide->k[i]);
+        wide->v[i] = rounded_to(DTYPE_BF16, wide->v[i]);
+    }
+    ops->kv_store(NULL, &wide->kv, 45, wide->k, s->kv_width, wide->v, s->kv_width, ids, offsets);
+    struct gradients got = run_backward(ops, NULL, s, d_out);
+    struct gradients want = run_backward(ops, NULL, wide, d_out);
+    for (int64_t i = 0; i < 45 * s->q_width; i++)
+        assert_near((double)got.dq[i], (double)want.dq[i], 5e-3);
+    for (int64_t i = 0; i < 45 * s->kv_width; i++) {
+        assert_near((double)got.dk[i], (double)want.dk[i], 2e-2);
+        assert_near((double)got.dv[i], (double)want.dv[i], 1e-6);
+    }
+    gradients_release(&got);
+    gradients_release(&want);
+    memory_free(d_out);
+    sequence_destroy(s);
+    sequence_destroy(wide);
+}
+
+static void test_backward_bf16(void **state)
+{
+    (void)state;
+    for_each_table(run_backward_bf16);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_forward),
+        cmocka_unit_test(test_backward),
+        cmocka_unit_test(test_backward_bf16),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

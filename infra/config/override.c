@@ -42,7 +42,7 @@ static bool split_key(struct target *target, const char *text, size_t length)
 /* The field at the first `count` parts of the key, NULL when unknown. */
 static const struct config_field *field_at(const struct target *target, int count)
 {
-    char path[FIELD_KEY_MAX];
+    char path[FIELD_KEY_MAX] = "";
     size_t length = 0;
     for (int i = 0; i < count; i++)
         length += (size_t)snprintf(path + length, sizeof path - length, "%s%s", i ? "." : "",

@@ -1,5 +1,6 @@
-/* The actor process: leases from the hub against credits, generates, sends trajectories and keeps each until it is
- * acknowledged, fetches weights and swaps them at a token boundary (G5). Ticked: one engine step a tick. */
+/* The actor process: leases from the hub against credits, generates, sends trajectories and keeps
+ * each until it is acknowledged, fetches weights and swaps them at a token boundary (G5). Ticked:
+ * one engine step a tick. */
 #ifndef HONE_ACTORS_ACTOR_STAGE_H
 #define HONE_ACTORS_ACTOR_STAGE_H
 

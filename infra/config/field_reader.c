@@ -203,8 +203,13 @@ static void read_table(struct reader *reader, const struct config_field *table, 
             continue;
         }
         join_key(path, prefix, child->key);
+        int32_t index = reader->places->count, before = reader->problems->count;
         place_list_add(reader->places, path, &child->place);
         read_value(reader, field, object, child, path);
+        bool holds_keys = field->type == FIELD_TABLE ||
+                          (field->type == FIELD_TABLE_LIST && child->kind == YAML_LIST);
+        if (!holds_keys) /* else the key that the problem belongs to is further down */
+            reader->places->items[index].bad = reader->problems->count > before;
     }
 }
 

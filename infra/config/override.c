@@ -106,6 +106,20 @@ static void put(struct yaml_node *collection, int32_t slot, const char *part,
     }
 }
 
+/* Line and column within the value would be taken for those of a file: only the text is passed on.
+ */
+static void pass_on(const struct target *target, const struct problems *inner)
+{
+    const char *line = inner->text.data;
+    while (*line) {
+        int length = (int)strcspn(line, "\n");
+        const char *text = strstr(line, ": ") + 2;
+        problems_add(target->problems, target->place, "%s: %.*s", target->key,
+                     length - (int)(text - line), text);
+        line += length + 1;
+    }
+}
+
 static struct yaml_node *parse_value(const struct target *target, const char *value)
 {
     const struct config_field *field = field_at(target, target->count);
@@ -120,7 +134,12 @@ static struct yaml_node *parse_value(const struct target *target, const char *va
             *value == '\0' && field && (field->type == FIELD_STRING || field->type == FIELD_PATH);
         return node;
     }
-    return yaml_tree_read(target->place->source, value, strlen(value), target->problems);
+    struct problems inner;
+    problems_init(&inner);
+    struct yaml_node *node = yaml_tree_read("", value, strlen(value), &inner);
+    pass_on(target, &inner);
+    problems_release(&inner);
+    return node;
 }
 
 /* Problems inside the value name the override, not a line of it. */

@@ -17,6 +17,8 @@ __attribute__((format(printf, 3, 4))) static void fail(const struct check *check
 {
     char message[1024];
     va_list args;
+    if (place_list_is_bad(&check->recipe->places, key))
+        return; /* the value checked here is not the one that was given */
     va_start(args, format);
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
@@ -42,14 +44,14 @@ static void check_name(const struct check *check)
 static void check_stages(const struct check *check)
 {
     const struct string_list *stages = &check->recipe->stages;
-    const char *last_key = "stages";
-    bool has_rl = false;
+    const char *key = "stages";
+    bool has_rl = place_list_is_bad(&check->recipe->places, key);
     if (stages->count == 0)
-        fail(check, last_key, "at least one of sft, rl, dpo");
+        fail(check, key, "at least one of sft, rl, dpo");
     for (int32_t i = 0; i < stages->count; i++) {
         for (int32_t j = 0; j < i; j++) {
             if (strcmp(stages->items[i], stages->items[j]) == 0)
-                fail(check, last_key, "'%s' is listed twice", stages->items[i]);
+                fail(check, key, "'%s' is listed twice", stages->items[i]);
         }
         has_rl = has_rl || strcmp(stages->items[i], "rl") == 0;
         if (strcmp(stages->items[i], "dpo") == 0 && !has_rl &&

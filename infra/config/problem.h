@@ -7,6 +7,7 @@
 #ifndef HONE_CONFIG_PROBLEM_H
 #define HONE_CONFIG_PROBLEM_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "infra/base/text.h"
@@ -29,6 +30,7 @@ struct problems {
 struct key_place {
     char *key; /* "rl.group_size", "reward.parts.0.weight" */
     struct source_place place;
+    bool bad; /* a problem was reported for its value, which is then the default */
 };
 
 struct place_list {
@@ -47,6 +49,8 @@ int problems_result(const struct problems *problems);
 void place_list_add(struct place_list *list, const char *key, const struct source_place *place);
 /* Place of the key, else of its nearest enclosing key; NULL when none was given. */
 const struct source_place *place_list_find(const struct place_list *list, const char *key);
+/* Whether the key itself was given and bad. */
+bool place_list_is_bad(const struct place_list *list, const char *key);
 void place_list_release(struct place_list *list);
 
 #endif

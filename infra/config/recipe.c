@@ -84,7 +84,8 @@ int recipe_load(struct recipe *recipe, const char *path, const char *const *over
         apply_overrides(recipe, root, overrides, count, problems);
         field_read(recipe_fields, recipe, root, problems, &recipe->places);
         resolve(recipe);
-        preflight_values(recipe, problems);
+        if (root->kind == YAML_TABLE || problems->count == before)
+            preflight_values(recipe, problems);
     }
     yaml_tree_free(root);
     if (rc == 0 && problems->count > before)

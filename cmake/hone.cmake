@@ -27,7 +27,7 @@ function(hone_target target)
         HONE_VERSION="${PROJECT_VERSION}")
     target_compile_options(${target} PRIVATE
         -Wall -Wextra -Wshadow -Wundef -Wvla -Wpointer-arith -Wcast-qual -Wformat=2
-        -Wswitch-enum -Wdouble-promotion -Wstrict-prototypes -Wmissing-prototypes
+        -Wno-format-truncation -Wswitch-enum -Wdouble-promotion -Wstrict-prototypes -Wmissing-prototypes
         -ffp-contract=off -fno-math-errno -g -fno-omit-frame-pointer)
     if(HONE_WERROR)
         target_compile_options(${target} PRIVATE -Werror)

@@ -1,6 +1,7 @@
 #include "commands/pipeline.h"
 
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -87,7 +88,10 @@ static int add_role(struct pipeline *p, struct supervisor *supervisor, enum work
         char name[64], index[16];
         bool single = role == WORKER_CURRICULUM || role == WORKER_LEARNER;
         snprintf(index, sizeof index, "%d", i);
-        snprintf(name, sizeof name, single ? "%s" : "%s-%d", command, i);
+        if (single)
+            snprintf(name, sizeof name, "%s", command);
+        else
+            snprintf(name, sizeof name, "%s-%d", command, i);
         const char *arguments[] = {command, "--run", p->run.path, "--index", index, NULL};
         rc = add_worker(p, supervisor, name, arguments, essential);
     }
@@ -209,10 +213,15 @@ static int run_eval(struct pipeline *p, const char *label, const char *model_dir
 
 /* ---- the final table ---- */
 
-static void add_cell(struct table *table, const char *format, double value)
+static void add_cell(struct table *table, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static void add_cell(struct table *table, const char *format, ...)
 {
     char cell[64];
-    snprintf(cell, sizeof cell, format, value);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(cell, sizeof cell, format, arguments);
+    va_end(arguments);
     table_cell(table, cell);
 }
 

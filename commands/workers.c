@@ -11,6 +11,7 @@
 #include "curriculum/curriculum_stage.h"
 #include "infra/base/error.h"
 #include "infra/base/log.h"
+#include "infra/base/rng.h"
 #include "infra/config/problem.h"
 #include "infra/telemetry/metrics.h"
 #include "reward/scorer_stage.h"

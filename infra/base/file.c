@@ -123,10 +123,10 @@ static int close_synced(int fd, const char *path)
 static const char *parent_of(char buffer[HONE_PATH_MAX], const char *path)
 {
     HONE_ASSERT(strlen(path) < HONE_PATH_MAX);
-    strcpy(buffer, path);
+    memcpy(buffer, path, strlen(path) + 1);
     char *slash = strrchr(buffer, '/');
     if (!slash)
-        strcpy(buffer, ".");
+        memcpy(buffer, ".", 2);
     else
         slash[slash == buffer] = '\0';
     return buffer;

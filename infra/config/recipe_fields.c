@@ -5,29 +5,29 @@
 /* clang-format off */
 #define AT(owner, member) .offset = offsetof(struct owner, member)
 
-#define INT(key, owner, member, initial, low, high, of, text)                                       \
-    {.name = key, .type = FIELD_INT, AT(owner, member), .default_text = initial, .min = low,        \
+#define INT(key, owner, member, initial, low, high, of, text)                                      \
+    {.name = key, .type = FIELD_INT, AT(owner, member), .default_text = initial, .min = low,       \
      .max = high, .unit = of, .help = text}
-#define FLOAT(key, owner, member, initial, low, high, of, text)                                     \
-    {.name = key, .type = FIELD_FLOAT, AT(owner, member), .default_text = initial, .min = low,      \
+#define FLOAT(key, owner, member, initial, low, high, of, text)                                    \
+    {.name = key, .type = FIELD_FLOAT, AT(owner, member), .default_text = initial, .min = low,     \
      .max = high, .unit = of, .help = text}
-#define BOOL(key, owner, member, initial, text)                                                     \
+#define BOOL(key, owner, member, initial, text)                                                    \
     {.name = key, .type = FIELD_BOOL, AT(owner, member), .default_text = initial, .help = text}
-#define STRING(key, owner, member, initial, bits, text)                                             \
-    {.name = key, .type = FIELD_STRING, AT(owner, member), .default_text = initial, .help = text,   \
+#define STRING(key, owner, member, initial, bits, text)                                            \
+    {.name = key, .type = FIELD_STRING, AT(owner, member), .default_text = initial, .help = text,  \
      .flags = bits}
-#define WORD(key, owner, member, initial, list, text)                                               \
-    {.name = key, .type = FIELD_STRING, AT(owner, member), .default_text = initial, .names = list,  \
+#define WORD(key, owner, member, initial, list, text)                                              \
+    {.name = key, .type = FIELD_STRING, AT(owner, member), .default_text = initial, .names = list, \
      .help = text}
-#define ENUM(key, owner, member, initial, list, text)                                               \
-    {.name = key, .type = FIELD_ENUM, AT(owner, member), .default_text = initial, .names = list,    \
+#define ENUM(key, owner, member, initial, list, text)                                              \
+    {.name = key, .type = FIELD_ENUM, AT(owner, member), .default_text = initial, .names = list,   \
      .help = text}
-#define PATH(key, owner, member, text)                                                              \
+#define PATH(key, owner, member, text)                                                             \
     {.name = key, .type = FIELD_PATH, AT(owner, member), .help = text}
-#define LIST(key, owner, member, initial, list, text)                                               \
-    {.name = key, .type = FIELD_STRING_LIST, AT(owner, member), .default_text = initial,            \
+#define LIST(key, owner, member, initial, list, text)                                              \
+    {.name = key, .type = FIELD_STRING_LIST, AT(owner, member), .default_text = initial,           \
      .names = list, .help = text}
-#define TABLE(key, owner, member, fields, text)                                                     \
+#define TABLE(key, owner, member, fields, text)                                                    \
     {.name = key, .type = FIELD_TABLE, AT(owner, member), .table = fields, .help = text}
 #define END {.name = NULL}
 /* clang-format on */

@@ -27,7 +27,7 @@ static const char *at(const char *name)
 static int set_up(void **state)
 {
     (void)state;
-    strcpy(root, "/tmp/hone_file_XXXXXX");
+    snprintf(root, sizeof root, "/tmp/hone_file_XXXXXX");
     return mkdtemp(root) ? 0 : -1;
 }
 

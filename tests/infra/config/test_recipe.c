@@ -28,7 +28,7 @@ static struct problems problems;
 static int set_up(void **state)
 {
     (void)state;
-    strcpy(path, "/tmp/hone_recipe_XXXXXX");
+    snprintf(path, sizeof path, "/tmp/hone_recipe_XXXXXX");
     int fd = mkstemp(path);
     problems_init(&problems);
     return fd < 0 ? -1 : close(fd);

@@ -92,27 +92,31 @@ static void mark_used(struct dataset_builder *builder, const char *key)
         builder->used[builder->used_count++] = key;
 }
 
-/* The value of a column: a key of the row, or "key.inner" into objects. NULL when absent or null.
- */
-static const json_t *find_column(struct dataset_builder *builder, const json_t *object,
-                                 const char *name)
+/* The value at "key" or "key.inner" of an object. NULL when absent or null. */
+static const json_t *find_path(const json_t *object, const char *name)
 {
     const json_t *value = json_object_get(object, name);
-    if (value != NULL) {
-        void *iterator = json_object_iter_at((json_t *)(uintptr_t)object, name);
-        mark_used(builder, json_object_iter_key(iterator));
+    if (value != NULL)
         return json_is_null(value) ? NULL : value;
-    }
     const char *dot = strchr(name, '.');
-    if (dot == NULL)
-        return NULL;
     char head[128];
-    if ((size_t)(dot - name) >= sizeof(head))
+    if (dot == NULL || (size_t)(dot - name) >= sizeof(head))
         return NULL;
     memcpy(head, name, (size_t)(dot - name));
     head[dot - name] = '\0';
     value = json_object_get(object, head);
-    return json_is_object(value) ? find_column(builder, value, dot + 1) : NULL;
+    return json_is_object(value) ? find_path(value, dot + 1) : NULL;
+}
+
+/* The same for a column of the row. A column reached into stays among the extra ones: the rest of
+ * it may matter. */
+static const json_t *find_column(struct dataset_builder *builder, const json_t *object,
+                                 const char *name)
+{
+    void *iterator = json_object_iter_at((json_t *)(uintptr_t)object, name);
+    if (iterator != NULL)
+        mark_used(builder, json_object_iter_key(iterator));
+    return find_path(object, name);
 }
 
 static void append_dump(struct text *out, const json_t *value)

@@ -334,8 +334,10 @@ static void test_stop_and_refusal(void **state)
     envelope.kind = HONE__KIND__KIND_STOP;
     envelope.stop = &stop;
     say(&envelope);
-    for (int i = 0; i < 100 && !wait.finished; i++)
+    for (int i = 0; i < 500 && !wait.finished; i++) {
+        clock_sleep_ms(1);
         wait = tick();
+    }
     assert_true(wait.finished);
     refused.reason = reason;
     envelope = (Hone__Envelope)HONE__ENVELOPE__INIT;
@@ -346,8 +348,10 @@ static void test_stop_and_refusal(void **state)
     expect(HONE__KIND__KIND_HELLO);
     say(&envelope);
     int rc = 0;
-    for (int i = 0; i < 100 && rc == 0; i++)
+    for (int i = 0; i < 500 && rc == 0; i++) {
+        clock_sleep_ms(1);
         rc = scorer_stage_tick(stage, &wait);
+    }
     assert_int_equal(rc, HONE_EPEER);
     assert_non_null(strstr(error_message(), reason));
 }

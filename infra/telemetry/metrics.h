@@ -1,5 +1,6 @@
-/* The metrics file of one writer: one JSON object a line, {"step": n, "time": unix_ms, "name": value, ...}.
- * A record is written whole and flushed; numbers that are not finite are null. Owned by one thread. */
+/* The metrics file of one writer: one JSON object a line, {"step": n, "time": unix_ms, "name":
+ * value, ...}. A record is written whole and flushed; numbers that are not finite are null. Owned
+ * by one thread. */
 #ifndef HONE_TELEMETRY_METRICS_H
 #define HONE_TELEMETRY_METRICS_H
 

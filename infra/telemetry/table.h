@@ -8,7 +8,8 @@ struct table;
 
 struct table *table_create(const char *const *titles, int columns);
 void table_destroy(struct table *table);
-/* Next cell of the current row; text is copied. The first column is left-aligned, the others right. */
+/* Next cell of the current row; text is copied. The first column is left-aligned, the others right.
+ */
 void table_cell(struct table *table, const char *text);
 /* Missing cells are empty. */
 void table_end_row(struct table *table);

@@ -1,0 +1,506 @@
+#include "actors/actor_stage.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "actors/lease_list.h"
+#include "actors/weight_swap.h"
+#include "infra/base/error.h"
+#include "infra/base/hash.h"
+#include "infra/base/log.h"
+#include "infra/base/memory.h"
+#include "infra/wire/codec.h"
+#include "infra/wire/weight_channel.h"
+
+#define MESSAGES_PER_TICK 64
+#define HEARTBEAT_MS      1000
+#define HUB_SILENT_MS     3000
+#define RESEND_MS         5000
+#define CREDITS_PER_SLOT  2
+#define ENDPOINT_MAX      256
+#define NAME_MAX_BYTES    128
+
+struct actor_stage {
+    struct actor_options options;
+    struct model *model;
+    struct clock *clock;
+    struct rollout_engine *engine;
+    struct wire_client *hub;
+    struct weight_receiver *receiver;
+    bool finished;
+
+    /* the hub, times monotonic */
+    uint64_t incarnation;
+    bool welcomed;
+    char run_id[NAME_MAX_BYTES];
+    int64_t heard_ms, hello_ms, heartbeat_ms;
+    int32_t credits; /* samples ordered and not leased yet */
+
+    /* weights */
+    char weights_endpoint[ENDPOINT_MAX];
+    int64_t version; /* held by the model; -1 none */
+    int64_t swaps;
+
+    /* work */
+    struct lease_list leases;
+    struct parcel_list parcels;
+    uint64_t next_user;
+
+    /* what the heartbeat tells */
+    char waiting_for[NAME_MAX_BYTES];
+    int64_t waiting_since_ms;            /* unix */
+    int64_t window_start_ns, working_ns; /* of the current heartbeat */
+};
+
+/* Differs for every process start, and for two stages of one process. */
+static uint64_t new_incarnation(const struct actor_options *options, struct clock *clock)
+{
+    char seed[NAME_MAX_BYTES];
+    int length =
+        snprintf(seed, sizeof seed, "%s %lld %lld %lld", options->worker, (long long)getpid(),
+                 (long long)clock_unix_ms(clock), (long long)clock_now_ns(clock_system()));
+    return hash_u64(seed, (size_t)length < sizeof seed ? (size_t)length : sizeof seed - 1);
+}
+
+int actor_stage_create(struct actor_stage **stage, const struct actor_options *options,
+                       struct model *model, const struct compute *compute,
+                       struct wire_context *context, struct clock *clock)
+{
+    struct actor_stage *s = MEMORY_NEW(struct actor_stage);
+    *stage = NULL;
+    s->options = *options;
+    s->model = model;
+    s->clock = clock;
+    s->version = -1;
+    s->incarnation = new_incarnation(options, clock);
+    s->hello_ms = s->heartbeat_ms = INT64_MIN / 2;
+    s->window_start_ns = clock_now_ns(clock);
+    lease_list_init(&s->leases);
+    parcel_list_init(&s->parcels);
+    int rc = rollout_engine_create(&s->engine, model, &options->engine, compute);
+    if (rc == 0)
+        rc = wire_client_create(&s->hub, context, options->hub_endpoint, options->worker);
+    if (rc == 0)
+        rc = weight_receiver_create(&s->receiver, context, options->worker, clock,
+                                    options->weights_deadline_ms);
+    if (rc < 0) {
+        actor_stage_destroy(s);
+        return rc;
+    }
+    *stage = s;
+    return 0;
+}
+
+void actor_stage_destroy(struct actor_stage *stage)
+{
+    if (!stage)
+        return;
+    weight_receiver_destroy(stage->receiver);
+    wire_client_destroy(stage->hub);
+    rollout_engine_destroy(stage->engine);
+    lease_list_release(&stage->leases);
+    parcel_list_release(&stage->parcels);
+    memory_free(stage);
+}
+
+/* ---- sending ---- */
+
+/* A message that cannot go now is sent later by whoever noticed that it is due. */
+static bool send_kind(struct actor_stage *s, Hone__Kind kind, Hone__Envelope *envelope)
+{
+    envelope->kind = kind;
+    return wire_client_send(s->hub, envelope, NULL, 0) == 0;
+}
+
+static void send_hello(struct actor_stage *s, int64_t now_ms)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__Hello hello = HONE__HELLO__INIT;
+    hello.protocol = WIRE_PROTOCOL;
+    hello.role = HONE__ROLE__ROLE_ACTOR;
+    hello.worker = (char *)(uintptr_t)s->options.worker;
+    hello.recipe_hash = (char *)(uintptr_t)s->options.recipe_hash;
+    hello.pid = getpid();
+    hello.incarnation = s->incarnation;
+    hello.has_policy_version = 1;
+    hello.policy_version = s->version;
+    envelope.hello = &hello;
+    if (send_kind(s, HONE__KIND__KIND_HELLO, &envelope))
+        s->hello_ms = now_ms;
+}
+
+static void send_lease_return(struct actor_stage *s, uint64_t lease_id, uint64_t fence,
+                              const char *reason)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__LeaseReturn message = HONE__LEASE_RETURN__INIT;
+    message.lease_id = lease_id;
+    message.fence = fence;
+    message.reason = (char *)(uintptr_t)reason;
+    envelope.lease_return = &message;
+    send_kind(s, HONE__KIND__KIND_LEASE_RETURN, &envelope);
+    log_warn("lease %llu goes back: %s", (unsigned long long)lease_id, reason);
+}
+
+/* Orders samples when a quarter of the slots' worth is missing, so that orders are not single
+ * samples. */
+static void send_credit(struct actor_stage *s)
+{
+    int32_t slots = s->options.engine.slots;
+    int32_t missing = CREDITS_PER_SLOT * slots - s->credits - s->leases.samples;
+    int32_t least = slots / 4 > 0 ? slots / 4 : 1;
+    if (!s->welcomed || missing < least)
+        return;
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__LeaseCredit credit = HONE__LEASE_CREDIT__INIT;
+    credit.samples = missing;
+    envelope.lease_credit = &credit;
+    if (send_kind(s, HONE__KIND__KIND_LEASE_CREDIT, &envelope))
+        s->credits += missing;
+}
+
+static bool send_trajectory(struct actor_stage *s, const struct trajectory *trajectory)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    struct wire_trajectory wire;
+    wire_trajectory_build(&wire, trajectory);
+    wire.message.reward = NULL; /* there is none yet */
+    envelope.trajectory = &wire.message;
+    bool sent = send_kind(s, HONE__KIND__KIND_TRAJECTORY, &envelope);
+    wire_trajectory_release(&wire);
+    return sent;
+}
+
+static void send_parcels(struct actor_stage *s, int64_t now_ms)
+{
+    if (!s->welcomed)
+        return;
+    for (struct parcel *parcel = s->parcels.first; parcel; parcel = parcel->next) {
+        if (parcel->sent_ms >= 0 && now_ms - parcel->sent_ms < RESEND_MS)
+            continue;
+        if (!send_trajectory(s, &parcel->trajectory))
+            return;
+        parcel->sent_ms = now_ms;
+    }
+}
+
+static void send_heartbeat(struct actor_stage *s, int64_t now_ms)
+{
+    if (!s->welcomed || now_ms - s->heartbeat_ms < HEARTBEAT_MS)
+        return;
+    int64_t now_ns = clock_now_ns(s->clock);
+    int64_t window_ns = now_ns - s->window_start_ns;
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__Heartbeat beat = HONE__HEARTBEAT__INIT;
+    beat.waiting_for = s->waiting_for;
+    beat.has_waiting_since_ms = s->waiting_for[0] != '\0';
+    beat.waiting_since_ms = s->waiting_since_ms;
+    beat.has_busy_fraction = 1;
+    beat.busy_fraction = window_ns > 0 ? (double)s->working_ns / (double)window_ns : 0.0;
+    beat.has_tokens_done = 1;
+    beat.tokens_done = rollout_engine_tokens(s->engine);
+    beat.has_policy_version = 1;
+    beat.policy_version = s->version;
+    beat.has_swaps = 1;
+    beat.swaps = s->swaps;
+    envelope.heartbeat = &beat;
+    if (!send_kind(s, HONE__KIND__KIND_HEARTBEAT, &envelope))
+        return;
+    s->heartbeat_ms = now_ms;
+    s->window_start_ns = now_ns;
+    s->working_ns = 0;
+}
+
+/* ---- receiving ---- */
+
+static void want_weights(struct actor_stage *s, const char *endpoint)
+{
+    if (endpoint[0] == '\0' || strlen(endpoint) >= sizeof s->weights_endpoint)
+        return;
+    snprintf(s->weights_endpoint, sizeof s->weights_endpoint, "%s", endpoint);
+    weight_receiver_want(s->receiver, s->weights_endpoint, s->version);
+}
+
+/* A Welcome answers every Hello: the hub may be a new process that knows of no credits, and nothing
+ * says whether what was sent before arrived. */
+static void handle_welcome(struct actor_stage *s, const Hone__Welcome *welcome)
+{
+    if (!s->welcomed)
+        log_info("joined run %s", welcome->run_id);
+    s->welcomed = true;
+    snprintf(s->run_id, sizeof s->run_id, "%s", welcome->run_id);
+    s->credits = 0;
+    parcel_list_resend(&s->parcels);
+    if (welcome->weights_endpoint && welcome->has_policy_version &&
+        welcome->policy_version > s->version)
+        want_weights(s, welcome->weights_endpoint);
+}
+
+static int read_lease(const Hone__Lease *message, struct lease *lease)
+{
+    size_t bytes = message->prompt_tokens.len;
+    if (bytes == 0 || bytes % sizeof(int32_t) != 0)
+        return error_set(HONE_EFORMAT, "a prompt of %zu bytes", bytes);
+    if (message->sample_count < 1 || message->sample_first < 0)
+        return error_set(HONE_EFORMAT, "%d samples from %d on", message->sample_count,
+                         message->sample_first);
+    *lease = (struct lease){.lease_id = message->lease_id,
+                            .fence = message->fence,
+                            .group_id = message->group_id,
+                            .prompt_id = message->prompt_id,
+                            .sample_first = message->sample_first,
+                            .sample_count = message->sample_count,
+                            .prompt_token_count = (int32_t)(bytes / sizeof(int32_t)),
+                            .min_policy_version =
+                                message->has_min_policy_version ? message->min_policy_version : 0,
+                            .deadline_ms = message->has_deadline_ms ? message->deadline_ms : 0,
+                            .leased_ms = message->has_leased_ms ? message->leased_ms : 0};
+    int rc = wire_sampling_read(message->sampling, &lease->sampling);
+    if (rc == 0)
+        lease->prompt_tokens = memory_dup(message->prompt_tokens.data, bytes);
+    return rc;
+}
+
+static void handle_lease(struct actor_stage *s, const Hone__Lease *message)
+{
+    s->credits -= message->sample_count < s->credits ? message->sample_count : s->credits;
+    if (lease_list_holds(&s->leases, message->lease_id, message->fence) ||
+        parcel_list_holds(&s->parcels, message->lease_id, message->fence))
+        return; /* sent twice */
+    struct lease *lease = MEMORY_NEW(struct lease);
+    if (read_lease(message, lease) < 0) {
+        send_lease_return(s, message->lease_id, message->fence, error_message());
+        memory_free(lease);
+        return;
+    }
+    lease->user = ++s->next_user;
+    lease_list_append(&s->leases, lease);
+}
+
+static void handle_ack(struct actor_stage *s, const Hone__TrajectoryAck *ack)
+{
+    if (parcel_list_remove(&s->parcels, ack->id) && ack->has_refused && ack->refused)
+        log_debug("trajectory %llu refused: %s", (unsigned long long)ack->id,
+                  ack->reason ? ack->reason : "no reason given");
+}
+
+static int handle_message(struct actor_stage *s, const Hone__Envelope *envelope)
+{
+    switch ((int)envelope->kind) {
+    case HONE__KIND__KIND_WELCOME:
+        handle_welcome(s, envelope->welcome);
+        break;
+    case HONE__KIND__KIND_REFUSED:
+        return error_set(HONE_EPEER, "the hub refused %s: %s", s->options.worker,
+                         envelope->refused->reason);
+    case HONE__KIND__KIND_LEASE:
+        handle_lease(s, envelope->lease);
+        break;
+    case HONE__KIND__KIND_TRAJECTORY_ACK:
+        handle_ack(s, envelope->trajectory_ack);
+        break;
+    case HONE__KIND__KIND_WEIGHTS_NOTICE:
+        if (envelope->weights_notice->version > s->version)
+            want_weights(s, envelope->weights_notice->endpoint);
+        break;
+    case HONE__KIND__KIND_STOP:
+        log_info("stop: %s", envelope->stop->reason ? envelope->stop->reason : "the run is done");
+        s->finished = true;
+        break;
+    default:
+        break; /* a hub may say more than an actor needs to know */
+    }
+    return 0;
+}
+
+static int receive_messages(struct actor_stage *s, int64_t now_ms)
+{
+    for (int i = 0; i < MESSAGES_PER_TICK && !s->finished; i++) {
+        struct wire_message message;
+        int rc = wire_client_receive(s->hub, &message);
+        if (rc <= 0)
+            return rc;
+        s->heard_ms = now_ms;
+        rc = handle_message(s, message.envelope);
+        wire_message_release(&message);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* ---- weights ---- */
+
+static int receive_weights(struct actor_stage *s)
+{
+    const struct snapshot *snapshot;
+    int rc = weight_receiver_tick(s->receiver, &snapshot);
+    if (rc <= 0 || snapshot->version <= s->version)
+        return rc < 0 ? rc : 0;
+    rc = weight_swap(s->model, snapshot);
+    if (rc < 0)
+        return rc;
+    s->version = snapshot->version;
+    s->swaps++;
+    rollout_engine_set_version(s->engine, s->version);
+    log_debug("weights v%lld", (long long)s->version);
+    return 0;
+}
+
+/* ---- leases through the engine ---- */
+
+static void expire_leases(struct actor_stage *s)
+{
+    int64_t now = clock_unix_ms(s->clock);
+    struct lease *next;
+    for (struct lease *lease = s->leases.first; lease; lease = next) {
+        next = lease->next;
+        if (lease->deadline_ms == 0 || now <= lease->deadline_ms)
+            continue;
+        rollout_engine_cancel(s->engine, lease->user);
+        log_warn("lease %llu is past its deadline, %d of %d samples done",
+                 (unsigned long long)lease->lease_id, lease->finished, lease->sample_count);
+        lease_list_remove(&s->leases, lease);
+    }
+}
+
+/* Submits what the queue has room for; a lease that the engine refuses goes back whole. */
+static bool submit_lease(struct actor_stage *s, struct lease *lease)
+{
+    struct rollout_request request = {.user = lease->user,
+                                      .prompt_id = lease->prompt_id,
+                                      .group_id = lease->group_id,
+                                      .prompt_tokens = lease->prompt_tokens,
+                                      .prompt_token_count = lease->prompt_token_count,
+                                      .sampling = lease->sampling};
+    while (lease->submitted < lease->sample_count && rollout_engine_room(s->engine) > 0) {
+        request.sample_index = lease->sample_first + lease->submitted;
+        if (rollout_engine_submit(s->engine, &request) < 0)
+            return false;
+        if (lease->submitted == 0)
+            lease->started_ms = clock_unix_ms(s->clock);
+        lease->submitted++;
+    }
+    return true;
+}
+
+static void feed_engine(struct actor_stage *s)
+{
+    struct lease *next;
+    for (struct lease *lease = s->leases.first; lease && s->version >= 0; lease = next) {
+        next = lease->next;
+        if (rollout_engine_room(s->engine) == 0)
+            return;
+        if (lease->min_policy_version > s->version || submit_lease(s, lease))
+            continue;
+        send_lease_return(s, lease->lease_id, lease->fence, error_message());
+        rollout_engine_cancel(s->engine, lease->user);
+        lease_list_remove(&s->leases, lease);
+    }
+}
+
+/* The same for every attempt under one fence: a trajectory sent twice is one trajectory. */
+static uint64_t trajectory_id(const struct actor_stage *s, const struct trajectory *trajectory)
+{
+    uint64_t parts[4] = {hash_u64(s->run_id, strlen(s->run_id)), trajectory->group_id,
+                         (uint64_t)trajectory->sample_index, trajectory->fence};
+    return hash_u64(parts, sizeof parts);
+}
+
+static void collect_finished(struct actor_stage *s)
+{
+    struct trajectory trajectory;
+    uint64_t user;
+    while (rollout_engine_finished(s->engine, &trajectory, &user) > 0) {
+        struct lease *lease = lease_list_find(&s->leases, user);
+        if (!lease) {
+            trajectory_release(&trajectory);
+            continue;
+        }
+        trajectory.lease_id = lease->lease_id;
+        trajectory.fence = lease->fence;
+        trajectory.leased_ms = lease->leased_ms;
+        trajectory.started_ms = lease->started_ms;
+        trajectory.finished_ms = clock_unix_ms(s->clock);
+        trajectory.id = trajectory_id(s, &trajectory);
+        parcel_list_append(&s->parcels, &trajectory);
+        lease->finished++;
+        s->leases.samples--;
+        if (lease->finished == lease->sample_count)
+            lease_list_remove(&s->leases, lease);
+    }
+}
+
+static bool step_engine(struct actor_stage *s)
+{
+    if (s->version < 0 || rollout_engine_active(s->engine) == 0)
+        return false;
+    int64_t start_ns = clock_now_ns(s->clock);
+    rollout_engine_step(s->engine);
+    s->working_ns += clock_now_ns(s->clock) - start_ns;
+    collect_finished(s);
+    return true;
+}
+
+/* ---- the tick ---- */
+
+static void note_waiting(struct actor_stage *s, bool working)
+{
+    char what[NAME_MAX_BYTES] = "";
+    int64_t wanted = -1;
+    for (const struct lease *lease = s->leases.first; lease; lease = lease->next) {
+        if (wanted < 0 || lease->min_policy_version < wanted)
+            wanted = lease->min_policy_version;
+    }
+    if (!s->welcomed)
+        snprintf(what, sizeof what, "hub at %.100s", s->options.hub_endpoint);
+    else if (s->version < 0)
+        snprintf(what, sizeof what, "first weights from learner");
+    else if (!working && wanted > s->version)
+        snprintf(what, sizeof what, "weights v%lld from learner", (long long)wanted);
+    else if (!working)
+        snprintf(what, sizeof what, "leases from curriculum");
+    if (strcmp(what, s->waiting_for) == 0)
+        return;
+    memcpy(s->waiting_for, what, sizeof what);
+    s->waiting_since_ms = clock_unix_ms(s->clock);
+}
+
+static void fill_wait(struct actor_stage *s, bool working, int64_t now_ms, struct stage_wait *wait)
+{
+    int64_t sleep_ms = s->welcomed ? s->heartbeat_ms + HEARTBEAT_MS - now_ms : 20;
+    if (sleep_ms > HEARTBEAT_MS)
+        sleep_ms = HEARTBEAT_MS;
+    *wait = (struct stage_wait){.busy = working,
+                                .finished = s->finished,
+                                .timeout_ms = sleep_ms < 1 ? 1 : (int)sleep_ms,
+                                .clients = {s->hub},
+                                .client_count = 1};
+    struct wire_client *weights = weight_receiver_socket(s->receiver);
+    if (weights)
+        wait->clients[wait->client_count++] = weights;
+}
+
+int actor_stage_tick(void *stage, struct stage_wait *wait)
+{
+    struct actor_stage *s = stage;
+    int64_t now_ms = clock_now_ms(s->clock);
+    int rc = receive_messages(s, now_ms);
+    if (rc == 0 && !s->finished)
+        rc = receive_weights(s);
+    if (rc < 0)
+        return rc;
+    bool silent = !s->welcomed || now_ms - s->heard_ms > HUB_SILENT_MS;
+    if (silent && now_ms - s->hello_ms > HUB_SILENT_MS && !s->finished)
+        send_hello(s, now_ms);
+    expire_leases(s);
+    feed_engine(s);
+    bool working = !s->finished && step_engine(s);
+    send_parcels(s, now_ms);
+    send_credit(s);
+    note_waiting(s, working);
+    send_heartbeat(s, now_ms);
+    fill_wait(s, working, now_ms, wait);
+    return 0;
+}

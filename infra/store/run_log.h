@@ -1,14 +1,14 @@
 /* The log of a run: typed keyspaces over RocksDB, one writer process.
  *
- *  S1  Writes are staged and committed as one atomic, synced batch; what run_log_commit has returned 0 for
- *      survives kill -9 and a power cut.
- *  S2  Every commit carries the next sequence number and a hash chained over its content; opening
- *      verifies that the chain's head matches the stored state and refuses a log with a hole.
- *  S3  WAL recovery mode is "tolerate corrupted tail" (a torn last write is dropped, damage in the middle
- *      is refused), never point-in-time.
- *  S4  A full disk is HONE_ENOSPC with nothing half-written; a ballast file can be given back to make
- *      room for the close.
- * Keys are bytes; run_log_key_* make ordered keys (big-endian). Owned by one thread. */
+ *  S1  Writes are staged and committed as one atomic, synced batch; what run_log_commit has
+ * returned 0 for survives kill -9 and a power cut. S2  Every commit carries the next sequence
+ * number and a hash chained over its content; opening verifies that the chain's head matches the
+ * stored state and refuses a log with a hole. S3  WAL recovery mode is "tolerate corrupted tail" (a
+ * torn last write is dropped, damage in the middle is refused), never point-in-time. An unsynced
+ * side file (ACKED) remembers the newest acknowledged commit: a log that lost one, say with a
+ * deleted WAL, is refused too. S4  A full disk is HONE_ENOSPC with nothing half-written; a ballast
+ * file can be given back to make room for the close. Keys are bytes; run_log_key_* make ordered
+ * keys (big-endian). Owned by one thread. */
 #ifndef HONE_STORE_RUN_LOG_H
 #define HONE_STORE_RUN_LOG_H
 
@@ -35,8 +35,8 @@ int run_log_open(struct run_log **log, const char *directory, bool read_only);
 void run_log_close(struct run_log *log);
 
 /* Staged until run_log_commit; later writes to a key win. */
-void run_log_put(struct run_log *log, enum log_keyspace keyspace, const void *key,
-                 size_t key_bytes, const void *value, size_t value_bytes);
+void run_log_put(struct run_log *log, enum log_keyspace keyspace, const void *key, size_t key_bytes,
+                 const void *value, size_t value_bytes);
 void run_log_delete(struct run_log *log, enum log_keyspace keyspace, const void *key,
                     size_t key_bytes);
 bool run_log_has_staged(const struct run_log *log);

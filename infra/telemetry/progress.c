@@ -23,6 +23,7 @@ struct progress {
     int64_t first_ms, first_done; /* where the rate counts from */
     int64_t next_draw_ms;
     struct text line;
+    struct text shown; /* the line with its terminal sequences */
 };
 
 static struct progress_sink find_sink(void)
@@ -56,6 +57,7 @@ struct progress *progress_create_on(const struct progress_sink *sink, const char
     /* A bar shows at once; lines wait, so that short work prints one. */
     progress->next_draw_ms = progress->start_ms + (sink->is_terminal ? 0 : LINE_MS);
     text_init(&progress->line);
+    text_init(&progress->shown);
     return progress;
 }
 
@@ -165,15 +167,18 @@ static void draw_bar(struct progress *progress, const char *detail, int64_t now_
     append_figures(progress, detail, now_ms, is_final);
     cut(line, progress->sink.columns > 1 ? progress->sink.columns - 1 : DEFAULT_COLUMNS - 1);
     bool has_color = progress->sink.has_color && bar > 0 && line->length > bar + BAR_CELLS + 2;
-    fputc('\r', progress->sink.out);
+    struct text *shown = &progress->shown;
+    text_clear(shown);
+    text_append_char(shown, '\r');
     if (has_color) {
-        fwrite(line->data, 1, bar, progress->sink.out);
-        fprintf(progress->sink.out, "\033[36m%.*s\033[0m%s", BAR_CELLS + 2, line->data + bar,
-                line->data + bar + BAR_CELLS + 2);
+        text_append_bytes(shown, line->data, bar);
+        text_printf(shown, "\033[36m%.*s\033[0m%s", BAR_CELLS + 2, line->data + bar,
+                    line->data + bar + BAR_CELLS + 2);
     } else {
-        fwrite(line->data, 1, line->length, progress->sink.out);
+        text_append_bytes(shown, line->data, line->length);
     }
-    fputs(is_final ? "\033[K\n" : "\033[K", progress->sink.out);
+    text_append(shown, is_final ? "\033[K\n" : "\033[K");
+    fwrite(shown->data, 1, shown->length, progress->sink.out); /* one write: no flicker */
 }
 
 static void draw(struct progress *progress, const char *detail, int64_t now_ms, bool is_final)
@@ -211,5 +216,6 @@ void progress_finish(struct progress *progress, const char *detail)
     memory_free(progress->label);
     memory_free(progress->unit);
     text_release(&progress->line);
+    text_release(&progress->shown);
     memory_free(progress);
 }

@@ -47,13 +47,25 @@ struct capture {
     char *out, *err;
 };
 
+/* `seen` points into argv, which therefore lives until the next dispatch. */
+static char *argv[16];
+
+static void free_words(void)
+{
+    for (int i = 0; i < 16; i++) {
+        memory_free(argv[i]);
+        argv[i] = NULL;
+    }
+}
+
 /* Runs the dispatcher with stdout and stderr going to files. */
 static struct capture dispatch(const char *const *words, int count)
 {
     struct capture capture = {0};
     char out[] = "/tmp/hone_out_XXXXXX", err[] = "/tmp/hone_err_XXXXXX";
-    char *argv[16] = {memory_strdup("/usr/bin/hone")};
     size_t bytes;
+    free_words();
+    argv[0] = memory_strdup("/usr/bin/hone");
     for (int i = 0; i < count; i++)
         argv[i + 1] = memory_strdup(words[i]);
     fflush(stdout);
@@ -76,7 +88,6 @@ static struct capture dispatch(const char *const *words, int count)
     assert_int_equal(file_read(err, 1 << 20, &capture.err, &bytes), 0);
     unlink(out);
     unlink(err);
-    /* seen points into argv: the words live as long as the test process. */
     return capture;
 }
 
@@ -98,6 +109,13 @@ static void expect(struct capture capture, int status, const char *out, const ch
         fail_msg("expected '%s' in '%s'", err, capture.err);
     assert_int_equal(capture.status, status);
     release(&capture);
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    free_words();
+    return 0;
 }
 
 static void test_values_and_positionals(void **state)
@@ -306,5 +324,5 @@ int main(void)
                                        cmocka_unit_test(test_man_page),
                                        cmocka_unit_test(test_completion),
                                        cmocka_unit_test(test_bash_completes)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, tear_down);
 }

@@ -1,6 +1,8 @@
-/* Supervised fine-tuning (and pretraining from text): rows -> masked, packed sequences -> trainer steps.
- * One process; ticked: one optimiser step a tick. Resumable: every checkpoint holds epoch and position, and
- * row order is a function of (seed, epoch), so a resumed run equals the uninterrupted one bit for bit. */
+/* Supervised fine-tuning (and pretraining from text): rows -> masked, packed sequences -> trainer
+ * steps. One process; ticked: one optimiser step a tick. Resumable: every checkpoint holds epoch
+ * and position, and row order is a function of (seed, epoch), so a resumed run equals the
+ * uninterrupted one bit for bit. RUN/sft/final marks the end: a stage created on it is finished at
+ * once. A batch does not reach across an epoch. The options' strings must outlive the stage. */
 #ifndef HONE_SFT_SFT_STAGE_H
 #define HONE_SFT_SFT_STAGE_H
 
@@ -11,30 +13,36 @@
 
 struct sft_options {
     struct dataset_options data;
-    const char *model_directory;  /* base; also the source of tokenizer files */
-    const char *stage_directory;  /* RUN/sft: checkpoints/step-N and final are made here */
+    enum chat_layout layout;     /* how conversations are rendered */
+    const char *model_directory; /* base; also the source of tokenizer files */
+    const char *stage_directory; /* RUN/sft: checkpoints/step-N and final are made here */
     const char *recipe_hash;
-    bool random_init;             /* start from model_init_flat(init_config) instead of weights */
+    bool random_init; /* start from model_init_flat(init_config) instead of weights */
     struct model_config init_config;
     uint64_t seed;
-    int64_t epochs, max_steps;    /* whichever ends first; max_steps 0 = no limit */
-    int32_t batch_tokens;         /* tokens of one optimiser step: sequences are added until reached */
-    int32_t max_length;           /* longer rows: text rows are cut into pieces, pairs are dropped, counted */
-    int64_t save_steps;           /* 0: only at the end */
+    int64_t epochs, max_steps; /* whichever ends first; 0 = no limit, not both */
+    int32_t batch_tokens;      /* tokens of one optimiser step: sequences are added until reached */
+    int32_t max_length; /* longer rows: text rows are cut into pieces, pairs are dropped, counted */
+    int64_t save_steps; /* 0: only at the end */
     int keep_checkpoints;
-    struct trainer_options trainer; /* total_steps is filled in by the stage */
+    struct trainer_options trainer; /* max_sequence_tokens and total_steps are filled in here */
 };
 
 struct sft_progress {
-    int64_t step, total_steps, epoch, tokens, rows, dropped_rows;
-    double loss, token_accuracy, learning_rate, gradient_norm, tokens_per_second;
+    int64_t step, total_steps, epoch;
+    int64_t tokens; /* of all sequences so far */
+    int64_t rows, dropped_rows;
+    double loss, learning_rate, gradient_norm, tokens_per_second; /* of the latest step */
+    double token_probability; /* mean p(token) of its trained tokens: accuracy of a sampled token */
     bool finished;
 };
 
 struct sft_stage;
-/* Resumes from the newest checkpoint under stage_directory when there is one. */
+/* Resumes from the newest checkpoint under stage_directory when there is one. metrics may be NULL.
+ */
 int sft_stage_create(struct sft_stage **stage, const struct sft_options *options,
                      const struct compute *compute, struct clock *clock, struct metrics *metrics);
+/* One optimiser step, or, after the last, `final`. */
 int sft_stage_tick(struct sft_stage *stage, struct sft_progress *progress);
 void sft_stage_destroy(struct sft_stage *stage);
 

@@ -20,7 +20,7 @@
 struct training_run_options {
     const char *stage; /* "sft", "dpo" */
     const char *directory;
-    const char *base_directory; /* where tokenizer files come from */
+    const char *base_directory; /* where tokenizer files and config keys come from */
     const char *recipe_hash;
     uint64_t seed;
     int64_t epochs;       /* 0: no limit */

@@ -2,14 +2,14 @@
  * never be taken for a whole one.
  *
  *   NAME/config.json model.safetensors tokenizer files      loads anywhere
- *   NAME/optimizer.safetensors                              fp32 master, moments (resumable ones only)
- *   NAME/state.json                                         step, batch, version, recipe hash, ...
- *   NAME/manifest.json                                      every file's size and SHA-256
+ *   NAME/optimizer.safetensors                              fp32 master, moments (resumable ones
+ * only) NAME/state.json                                         step, batch, version, recipe hash,
+ * ... NAME/manifest.json                                      every file's size and SHA-256
  *   NAME/DONE                                               written last: the manifest's SHA-256
  *
  * Written to NAME.tmp, each file fsynced, manifest, DONE, rename, parent fsynced.
- *  C1  A directory without DONE, or whose manifest does not match, is not a candidate; it is named in a
- *      warning and the next older one is used. */
+ *  C1  A directory without DONE, or whose manifest does not match, is not a candidate; it is named
+ * in a warning and the next older one is used. */
 #ifndef HONE_MODEL_CHECKPOINT_H
 #define HONE_MODEL_CHECKPOINT_H
 
@@ -17,21 +17,21 @@
 #include "infra/model/model_config.h"
 
 struct checkpoint_state {
-    char stage[16];            /* "sft", "rl", "dpo" */
-    int64_t step;              /* optimiser steps done */
-    int64_t batch;             /* last RL batch contained (0: none) */
-    int64_t policy_version;    /* version these weights are */
-    int64_t epoch, position;   /* data cursor of offline stages */
-    int64_t tokens;            /* trained so far */
+    char stage[16];          /* "sft", "rl", "dpo" */
+    int64_t step;            /* optimiser steps done */
+    int64_t batch;           /* last RL batch contained (0: none) */
+    int64_t policy_version;  /* version these weights are */
+    int64_t epoch, position; /* data cursor of offline stages */
+    int64_t tokens;          /* trained so far */
     char recipe_hash[HASH_HEX_SIZE];
     char weights_hash[HASH_HEX_SIZE]; /* model_hash of the weights in the compute dtype */
 };
 
 struct checkpoint_content {
     const struct model_config *config;
-    const char *base_directory; /* where tokenizer files and unknown config keys come from */
-    enum dtype weights_dtype;   /* of model.safetensors */
-    const float *master;        /* [parameter_count] fp32 */
+    const char *base_directory;     /* where tokenizer files and unknown config keys come from */
+    enum dtype weights_dtype;       /* of model.safetensors */
+    const float *master;            /* [parameter_count] fp32 */
     const float *moment1, *moment2; /* NULL: weights only, not resumable */
     const struct checkpoint_state *state;
 };
@@ -46,8 +46,8 @@ int checkpoint_read_optimizer(const char *directory, const struct model_config *
 /* Newest valid checkpoint "step-<n>" under directory; damaged ones are warned about by name.
  * HONE_ENOENT when there is none. */
 int checkpoint_newest(const char *directory, char *path, size_t capacity);
-/* Keeps the newest `keep` (>= 1) valid ones and deletes every older one, and what interrupted writes left.
- * A damaged one newer than those is left for inspection, with a warning. */
+/* Keeps the newest `keep` (>= 1) valid ones and deletes every older one, and what interrupted
+ * writes left. A damaged one newer than those is left for inspection, with a warning. */
 int checkpoint_prune(const char *directory, int keep);
 
 #endif

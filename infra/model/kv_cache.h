@@ -14,12 +14,12 @@
 
 struct kv_cache;
 
-/* The blocks of one sequence. Created with room for max_positions; owns no memory outside itself and
- * the cache's blocks. */
+/* The blocks of one sequence. Created with room for max_positions; owns no memory outside itself
+ * and the cache's blocks. */
 struct kv_sequence {
-    int32_t *blocks;      /* [block_capacity] block ids, valid up to block_count */
+    int32_t *blocks; /* [block_capacity] block ids, valid up to block_count */
     int32_t block_count, block_capacity;
-    int32_t length;       /* positions filled */
+    int32_t length; /* positions filled */
 };
 
 int kv_cache_create(struct kv_cache **cache, const struct model_config *config, enum dtype dtype,
@@ -33,7 +33,8 @@ int64_t kv_cache_block_version(const struct kv_cache *cache, int32_t block);
 struct attention_kv kv_cache_layer(const struct kv_cache *cache, int32_t layer);
 
 void kv_sequence_init(struct kv_sequence *sequence, int32_t max_positions);
-void kv_sequence_release(struct kv_cache *cache, struct kv_sequence *sequence); /* frees array too */
+void kv_sequence_release(struct kv_cache *cache,
+                         struct kv_sequence *sequence); /* frees array too */
 /* Makes sure positions [0, length) have blocks of their own (a shared last block is copied first).
  * False when the cache is full; nothing changes then. */
 bool kv_sequence_reserve(struct kv_cache *cache, struct kv_sequence *sequence, int32_t length,

@@ -4,9 +4,10 @@
  * Weights are kept in the compute dtype (bf16 or fp32): row-major for the embedding and the norms,
  * packed for matmuls; a trainable model also holds the packed transposes that dx needs.
  *
- * Tensors have one canonical order (model_tensors), the order of the flat parameter vector: embedding;
- * per layer input norm, q, k, v, o, post-attention norm, gate, up, down; final norm; head when untied.
- * q, k, v are packed as one [q+2kv, hidden] operand, gate and up as one [2*intermediate, hidden].
+ * Tensors have one canonical order (model_tensors), the order of the flat parameter vector:
+ * embedding; per layer input norm, q, k, v, o, post-attention norm, gate, up, down; final norm;
+ * head when untied. q, k, v are packed as one [q+2kv, hidden] operand, gate and up as one
+ * [2*intermediate, hidden].
  *
  * Owned by one thread; model_set_tensor must not run while a forward uses the model. */
 #ifndef HONE_MODEL_MODEL_H
@@ -19,11 +20,11 @@
 #include "infra/model/model_config.h"
 
 struct model_tensor {
-    char name[96];   /* Hugging Face name */
-    int64_t rows;    /* 1 for vectors */
+    char name[96]; /* Hugging Face name */
+    int64_t rows;  /* 1 for vectors */
     int64_t columns;
-    int64_t count;   /* rows * columns */
-    int64_t offset;  /* first element in the flat parameter vector */
+    int64_t count;  /* rows * columns */
+    int64_t offset; /* first element in the flat parameter vector */
 };
 
 struct model;
@@ -31,8 +32,8 @@ struct model;
 int model_create(struct model **model, const struct model_config *config, enum dtype dtype,
                  bool trainable, const struct compute *compute);
 void model_free(struct model *model);
-/* Bytes model_create allocates for weights and packed operands: for the memory plan. (The rotary table
- * grows with the longest cache: head_dim * 4 bytes a position.) */
+/* Bytes model_create allocates for weights and packed operands: for the memory plan. (The rotary
+ * table grows with the longest cache: head_dim * 4 bytes a position.) */
 size_t model_bytes(const struct model_config *config, enum dtype dtype, bool trainable);
 
 const struct model_config *model_config_of(const struct model *model);
@@ -41,16 +42,16 @@ int32_t model_tensor_count(const struct model *model);
 const struct model_tensor *model_tensor_at(const struct model *model, int32_t index);
 int64_t model_parameter_count(const struct model *model);
 
-/* Stores tensor `index` from row-major values of dtype fp32, bf16 or fp16, cast (RNE) to the compute
- * dtype. Packing of fused operands happens in model_finish. */
+/* Stores tensor `index` from row-major values of dtype fp32, bf16 or fp16, cast (RNE) to the
+ * compute dtype. Packing of fused operands happens in model_finish. */
 void model_set_tensor(struct model *model, int32_t index, enum dtype from, const void *values);
 /* Packs everything that changed since the last call. Call once after the tensors of a version. */
 void model_finish(struct model *model);
 /* All tensors from a flat fp32 vector [parameter_count], then model_finish. */
 void model_set_flat(struct model *model, const float *flat);
 
-/* Row-major values of tensor `index` in the compute dtype, as the engine uses them: what is hashed and
- * published. Valid until the next model_set_tensor. */
+/* Row-major values of tensor `index` in the compute dtype, as the engine uses them: what is hashed
+ * and published. Valid until the next model_set_tensor. */
 const void *model_tensor_values(const struct model *model, int32_t index);
 /* SHA-256 over all tensors' values in order: the identity of a version. */
 struct hash;
@@ -63,7 +64,8 @@ int model_read_flat(const struct model_config *config, const char *directory, fl
 int model_write_flat(const struct model_config *config, const float *flat, enum dtype dtype,
                      const char *directory);
 int64_t model_config_parameter_count(const struct model_config *config);
-/* Gaussian init (std 0.02, output projections scaled by 1/sqrt(2*layers)), norms 1; from the seed. */
+/* Gaussian init (std 0.02, output projections scaled by 1/sqrt(2*layers)), norms 1; from the seed.
+ */
 void model_init_flat(const struct model_config *config, uint64_t seed, float *flat);
 /* config + weights from a directory in one go. */
 int model_load(struct model **model, const char *directory, enum dtype dtype, bool trainable,

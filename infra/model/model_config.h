@@ -34,8 +34,8 @@ int model_config_read(struct model_config *config, const char *directory);
 /* Parses config.json's text; `where` names it in messages. */
 int model_config_parse(struct model_config *config, const char *json, size_t length,
                        const char *where);
-/* Writes directory/config.json. base_directory, when not NULL, supplies the keys hone does not know,
- * kept unchanged; only dtype is replaced. */
+/* Writes directory/config.json. base_directory, when not NULL, supplies the keys hone does not
+ * know, kept unchanged; only dtype is replaced. */
 int model_config_write(const struct model_config *config, const char *base_directory,
                        enum dtype dtype, const char *directory);
 /* Same tensors and same mathematics (sizes, rope, epsilon); the context length, stop ids and stored

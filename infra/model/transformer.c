@@ -11,6 +11,10 @@
 #define HEAD_ROWS_MIN   64
 #define HEAD_ROWS_MAX   256
 
+#define THREADS_MAX          64
+#define SHARED_BYTES_MAX     (16u << 20) /* weights that every thread may stream by itself */
+#define INLINE_MULTIPLY_ADDS (1 << 20)   /* less work than this is not shared at all */
+
 /* ---- the memory plan ---- */
 
 struct plan {
@@ -334,18 +338,77 @@ static void forward_span(const struct span *span)
          float_row(t->final_rms, span->first, 1));
 }
 
+/* ---- sharing a pass among threads ---- */
+
+/* Either every operation is split over the threads, or, when the weights fit in a core's reach,
+ * each thread takes whole sequences through all layers and they meet once. Rows do not depend on
+ * each other but through their sequence, so the bits are the same. */
+struct shares {
+    struct transformer *transformer;
+    const struct backend_ops *ops;
+    int32_t count;
+    int64_t first_rows[THREADS_MAX + 1];
+};
+
+static void forward_share(void *context, int64_t begin, int64_t end, int thread)
+{
+    const struct shares *shares = context;
+    (void)thread;
+    for (int64_t i = begin; i < end; i++)
+        forward_span(&(struct span){.transformer = shares->transformer,
+                                    .ops = shares->ops,
+                                    .first = shares->first_rows[i],
+                                    .count = shares->first_rows[i + 1] - shares->first_rows[i]});
+}
+
+/* Multiply-adds of one row: every weight once, and its keys and values. */
+static int64_t row_cost(const struct transformer *t, int64_t row)
+{
+    return t->model->parameter_count +
+           2 * t->query * t->model->config.layers * t->table[row].key_count;
+}
+
+/* Cuts the runs into at most `threads` consecutive shares of about equal cost. */
+static void cut_shares(struct shares *shares, int threads)
+{
+    const struct transformer *t = shares->transformer;
+    int64_t total = 0, done = 0;
+    for (int64_t r = 0; r < t->row_count; r++)
+        total += row_cost(t, r);
+    for (int32_t run = 0; run < t->run_count; run++) {
+        if (shares->count < threads && done * threads >= total * shares->count)
+            shares->first_rows[shares->count++] = t->runs[run];
+        for (int64_t r = t->runs[run]; r < t->runs[run + 1]; r++)
+            done += row_cost(t, r);
+    }
+    shares->first_rows[shares->count] = t->row_count;
+}
+
+/* The pool for this much work: none when waking threads costs more. */
+static struct parallel *pool_for(const struct transformer *t, int64_t multiply_adds)
+{
+    return multiply_adds < INLINE_MULTIPLY_ADDS ? NULL : t->model->compute->pool;
+}
+
 void transformer_forward(struct transformer *transformer, const struct forward_rows *rows)
 {
     const struct compute *compute = transformer->model->compute;
+    struct parallel *pool =
+        pool_for(transformer, rows->count * transformer->model->parameter_count);
+    struct shares shares = {.transformer = transformer, .ops = compute->ops};
     HONE_ASSERT(rows->count >= 0 && rows->count <= transformer->max_rows);
     place_rows(transformer, rows);
     if (rows->count == 0)
         return;
-    forward_span(&(struct span){.transformer = transformer,
-                                .ops = compute->ops,
-                                .pool = compute->pool,
-                                .first = 0,
-                                .count = rows->count});
+    int threads = pool ? parallel_threads(pool) : 1;
+    if (threads > 1 && threads <= THREADS_MAX && transformer->whole_runs &&
+        transformer->run_count >= threads && transformer->model->values_bytes <= SHARED_BYTES_MAX) {
+        cut_shares(&shares, threads);
+        parallel_for(pool, shares.count, 1, forward_share, &shares);
+    } else {
+        forward_span(&(struct span){
+            .transformer = transformer, .ops = compute->ops, .pool = pool, .count = rows->count});
+    }
     advance_sequences(rows);
 }
 
@@ -373,8 +436,9 @@ static const void *head_logits(struct transformer *t, int32_t count, const int32
 {
     const struct model *model = t->model;
     const void *input = gather_rows(t, count, rows);
-    model->compute->ops->gemm(model->compute->pool, model->dtype, count, t->vocab, t->hidden, input,
-                              t->hidden, model->head.packed, logits, t->vocab, false);
+    model->compute->ops->gemm(pool_for(t, count * t->vocab * t->hidden), model->dtype, count,
+                              t->vocab, t->hidden, input, t->hidden, model->head.packed, logits,
+                              t->vocab, false);
     return input;
 }
 

@@ -1,12 +1,13 @@
 /* The forward and backward pass: one function for prefill, decode and training (G6).
  *
  * A pass takes rows (token, position, sequence). Rows of one sequence are in position order and
- * continue what its kv_sequence already holds (or start at 0); the caller has reserved blocks for them.
- * The pass stores keys and values, attends, and leaves the final normed hidden state of every row.
- * A row's bits depend on its sequence's tokens up to it and on the weights, on nothing else.
+ * continue what its kv_sequence already holds (or start at 0); the caller has reserved blocks for
+ * them. The pass stores keys and values, attends, and leaves the final normed hidden state of every
+ * row. A row's bits depend on its sequence's tokens up to it and on the weights, on nothing else.
  *
  * A training transformer keeps each layer's activations of the latest forward for the backward.
- * Memory is planned in transformer_create and nothing is allocated afterwards. Owned by one thread. */
+ * Memory is planned in transformer_create and nothing is allocated afterwards. Owned by one thread.
+ */
 #ifndef HONE_MODEL_TRANSFORMER_H
 #define HONE_MODEL_TRANSFORMER_H
 
@@ -17,9 +18,9 @@ struct transformer;
 
 struct forward_rows {
     int32_t count;
-    const int32_t *tokens;     /* [count] */
-    const int32_t *positions;  /* [count] */
-    const int32_t *sequence;   /* [count] index into sequences */
+    const int32_t *tokens;    /* [count] */
+    const int32_t *positions; /* [count] */
+    const int32_t *sequence;  /* [count] index into sequences */
     struct kv_sequence *const *sequences;
 };
 
@@ -37,14 +38,14 @@ void transformer_forward(struct transformer *transformer, const struct forward_r
 /* logits fp32 [count, vocab] of the given rows of the latest forward. */
 void transformer_logits(struct transformer *transformer, int32_t count, const int32_t *rows,
                         float *logits);
-/* logprob[i] = log p(targets[i] | row rows[i]) at `temperature`; entropy may be NULL. The head runs in
- * chunks, so no [count, vocab] matrix exists. count <= max_rows. */
+/* logprob[i] = log p(targets[i] | row rows[i]) at `temperature`; entropy may be NULL. The head runs
+ * in chunks, so no [count, vocab] matrix exists. count <= max_rows. */
 void transformer_logprob(struct transformer *transformer, int32_t count, const int32_t *rows,
                          const int32_t *targets, float temperature, float *logprob, float *entropy);
 /* Adds the gradient of sum_i d_logprob[i] * logprob[i] + d_entropy[i] * entropy[i] over the latest
  * (training) forward into gradient fp32 [parameter_count], canonical order. Every sequence of that
- * forward must have started at position 0. d_entropy may be NULL. Row r of `rows` appears at most once,
- * ascending. */
+ * forward must have started at position 0. d_entropy may be NULL. Row r of `rows` appears at most
+ * once, ascending. */
 void transformer_backward(struct transformer *transformer, int32_t count, const int32_t *rows,
                           const int32_t *targets, float temperature, const float *d_logprob,
                           const float *d_entropy, float *gradient);

@@ -185,7 +185,8 @@ static int fill_template(struct dataset_builder *builder, const json_t *object,
         const char *end = strchr(at, '}');
         char name[128];
         if (end == NULL || (size_t)(end - at) > sizeof(name)) {
-            rc = error_set(HONE_EINVAL, "template \"%s\": a { without its }", template);
+            rc =
+                dataset_error(builder, HONE_EINVAL, "template \"%s\": a { without its }", template);
             break;
         }
         memcpy(name, at + 1, (size_t)(end - at - 1));

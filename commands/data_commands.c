@@ -90,11 +90,16 @@ static int train_tokenizer(const struct command_line *line)
                 text_append(&text, parts[j]);
         text_append_char(&text, '\n');
     }
-    struct bpe_train_options train = {.vocab_size = (int32_t)vocab};
+    struct bpe_train_options train = {.vocab_size = (int32_t)vocab,
+                                      .bos = "<|bos|>",
+                                      .eos = "<|eos|>",
+                                      .pad = "<|pad|>",
+                                      .add_bos = true};
     if ((rc = file_make_directories(out)) == 0 &&
-        (rc = bpe_train(text.data, text.length, &train, out)) == 0)
-        printf("%s: tokenizer.json with at most %" PRId64 " entries from %zu bytes of text\n", out,
-               vocab, text.length);
+        (rc = bpe_train(text.data, text.length, &train, out)) > 0) {
+        printf("%s: tokenizer.json with %d entries from %zu bytes of text\n", out, rc, text.length);
+        rc = 0;
+    }
     text_release(&text);
     dataset_free(dataset);
     return rc;

@@ -10,7 +10,7 @@
 struct preference_options {
     float beta;
     float label_smoothing;
-    float nll_coef; /* adds nll_coef * mean NLL per token of the chosen answer; 0 = off */
+    float nll_coef; /* adds nll_coef * mean NLL per token of the pair's chosen answer; 0 = off */
 };
 
 struct preference_stats {
@@ -30,7 +30,9 @@ struct preference_loss {
     struct preference_stats stats;
 };
 
+/* Counts the batch's pairs, clears stats. */
 void preference_loss_begin(struct preference_loss *loss, const struct train_batch *batch);
+/* A loss_function; context is a struct preference_loss. */
 int preference_loss_function(void *context, const struct train_batch *batch,
                              const struct loss_streams *streams, double *total);
 /* Loss of one pair and its derivative with respect to h. */

@@ -1,0 +1,142 @@
+#include "dpo/pair_mining.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "infra/base/error.h"
+#include "infra/base/memory.h"
+#include "infra/store/run_log.h"
+#include "infra/wire/codec.h"
+#include "infra/wire/envelope.h"
+
+#define KEY_BYTES 8
+
+struct mining {
+    struct preference_pairs *pairs;
+    const struct pair_mining_options *options;
+    struct run_log *log;
+    struct text value; /* of the trajectory being read */
+};
+
+/* Reads a trajectory that can take part: 1, 0 when it is missing or cannot, negative on an error.
+ */
+static int read_candidate(struct mining *mining, uint64_t id, struct trajectory *trajectory)
+{
+    unsigned char key[KEY_BYTES];
+    ProtobufCMessage *message = NULL;
+
+    if (id == 0)
+        return 0;
+    run_log_key_u64(id, key);
+    int rc = run_log_get(mining->log, LOG_TRAJECTORIES, key, sizeof key, &mining->value);
+    if (rc <= 0)
+        return rc;
+    rc = wire_unpack(&message, &hone__trajectory__descriptor, mining->value.data,
+                     mining->value.length);
+    if (rc == 0)
+        rc = wire_trajectory_read((const Hone__Trajectory *)message, trajectory);
+    wire_free(message);
+    if (rc < 0)
+        return error_prefix("trajectory %" PRIu64, id);
+    if (trajectory->reward.status == REWARD_OK && trajectory->finish != FINISH_ABORT)
+        return 1;
+    trajectory_release(trajectory);
+    return 0;
+}
+
+struct extremes {
+    struct trajectory best, worst;
+    int32_t rewarded;
+};
+
+/* Keeps `candidate` as best, worst or both; ids come by ascending sample index (P1). */
+static void consider(struct extremes *extremes, struct trajectory *candidate)
+{
+    float reward = candidate->reward.total;
+    bool is_best = extremes->rewarded == 0 || reward > extremes->best.reward.total;
+
+    extremes->rewarded++;
+    if (extremes->rewarded == 1) {
+        extremes->best = *candidate;
+        return;
+    }
+    if (is_best) { /* the old best is the worst so far when it is the only other one */
+        if (extremes->rewarded == 2)
+            extremes->worst = extremes->best;
+        else
+            trajectory_release(&extremes->best);
+        extremes->best = *candidate;
+        return;
+    }
+    if (extremes->rewarded == 2 || reward < extremes->worst.reward.total) {
+        if (extremes->rewarded > 2)
+            trajectory_release(&extremes->worst);
+        extremes->worst = *candidate;
+        return;
+    }
+    trajectory_release(candidate);
+}
+
+static void add_pair(struct mining *mining, const struct extremes *extremes)
+{
+    const struct trajectory *best = &extremes->best, *worst = &extremes->worst;
+    struct example chosen, rejected;
+    float margin = best->reward.total - worst->reward.total;
+
+    if (!(margin > 0.0f) || margin < mining->options->min_margin) {
+        preference_pairs_drop(mining->pairs, PAIR_SMALL_MARGIN);
+        return;
+    }
+    example_from_tokens(&chosen, best->tokens, best->loss_mask, best->token_count);
+    example_from_tokens(&rejected, worst->tokens, worst->loss_mask, worst->token_count);
+    preference_pairs_add(mining->pairs, &mining->options->limits, &chosen, &rejected);
+}
+
+static int mine_group(struct mining *mining, const Hone__GroupRecord *group)
+{
+    struct extremes extremes = {0};
+    int rc = 0;
+
+    for (size_t i = 0; i < group->n_trajectory_ids && rc >= 0; i++) {
+        struct trajectory candidate;
+        memset(&candidate, 0, sizeof candidate);
+        rc = read_candidate(mining, group->trajectory_ids[i], &candidate);
+        if (rc == 1)
+            consider(&extremes, &candidate);
+    }
+    if (rc >= 0 && extremes.rewarded >= 2)
+        add_pair(mining, &extremes);
+    else if (rc >= 0)
+        preference_pairs_drop(mining->pairs, PAIR_INCOMPLETE);
+    trajectory_release(&extremes.best);
+    trajectory_release(&extremes.worst);
+    return rc < 0 ? rc : 0;
+}
+
+static int visit_group(void *context, const void *key, size_t key_bytes, const void *value,
+                       size_t value_bytes)
+{
+    ProtobufCMessage *message = NULL;
+    uint64_t id = key_bytes == KEY_BYTES ? run_log_u64(key) : 0;
+
+    int rc = wire_unpack(&message, &hone__group_record__descriptor, value, value_bytes);
+    if (rc == 0)
+        rc = mine_group(context, (const Hone__GroupRecord *)message);
+    wire_free(message);
+    return rc < 0 ? error_prefix("group %" PRIu64, id) : 0;
+}
+
+int pair_mining_read(struct preference_pairs *pairs, const char *log_directory,
+                     const struct pair_mining_options *options)
+{
+    struct mining mining = {.pairs = pairs, .options = options};
+
+    int rc = run_log_open(&mining.log, log_directory, true);
+    if (rc < 0)
+        return error_prefix("mining pairs");
+    text_init(&mining.value);
+    rc = run_log_scan(mining.log, LOG_GROUPS, visit_group, &mining);
+    text_release(&mining.value);
+    run_log_close(mining.log);
+    return rc < 0 ? error_prefix("mining pairs from %s", log_directory) : 0;
+}

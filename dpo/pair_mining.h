@@ -1,0 +1,21 @@
+/* Pairs mined from a run's log: in every group the answer with the best reward against the one with
+ * the worst. The trajectories' own tokens are trained, never text that is tokenised again. The log
+ * is opened read-only.
+ *
+ *  P1  Groups are visited by ascending group id, ties between rewards go to the lower sample index:
+ * the same log gives the same pairs in the same order. P2  Only rewards that are numbers count
+ * (G8), and trajectories that were not given up. */
+#ifndef HONE_DPO_PAIR_MINING_H
+#define HONE_DPO_PAIR_MINING_H
+
+#include "dpo/preference_pairs.h"
+
+struct pair_mining_options {
+    float min_margin; /* reward(best) - reward(worst) at least this, and more than 0 */
+    struct pair_limits limits;
+};
+
+int pair_mining_read(struct preference_pairs *pairs, const char *log_directory,
+                     const struct pair_mining_options *options);
+
+#endif

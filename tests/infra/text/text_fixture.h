@@ -25,7 +25,7 @@ static char fixture_root[64];
 static inline int fixture_set_up(void **state)
 {
     (void)state;
-    strcpy(fixture_root, "/tmp/hone_text_XXXXXX");
+    snprintf(fixture_root, sizeof(fixture_root), "/tmp/hone_text_XXXXXX");
     return mkdtemp(fixture_root) != NULL ? 0 : -1;
 }
 

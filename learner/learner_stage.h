@@ -1,8 +1,15 @@
-/* The learner process: receives batch n, computes advantages, trains, publishes version n, acknowledges n once a
- * durable checkpoint contains it (G4). Version 0 is the weights it starts from; batch n makes version n. Ticked.
+/* The learner process: receives batch n, computes advantages, trains, publishes version n,
+ * acknowledges n once a durable checkpoint contains it (G4). Version 0 is the weights it starts
+ * from; batch n makes version n. Ticked.
  *
- * After a death it loads its newest valid checkpoint (batch m), tells the hub, and is sent m+1, m+2, ... again in
- * order; training is deterministic, so the versions are the same bits as before. */
+ * After a death it loads its newest valid checkpoint (batch m), tells the hub, and is sent m+1,
+ * m+2, ... again in order; training is deterministic, so the versions are the same bits as before.
+ *
+ *  L1  Batches are trained in order, each once: n <= trained is answered, not trained again; n >
+ * trained + 1 is refused by telling the hub where the learner is. L2  Batch n is answered twice:
+ * trained (version n is published) and durable (a checkpoint has it). L3  A run whose policy leaves
+ * its reference (mean KL above kl_limit in 3 batches running), or whose steps are not applied 3
+ * batches running, stops with the figures. */
 #ifndef HONE_LEARNER_LEARNER_STAGE_H
 #define HONE_LEARNER_LEARNER_STAGE_H
 
@@ -12,30 +19,33 @@
 #include "learner/policy_loss.h"
 
 struct learner_options {
-    const char *worker;            /* "learner-0" */
+    const char *worker; /* "learner-0" */
     const char *hub_endpoint;
-    const char *weights_endpoint;  /* bound here */
+    const char *weights_endpoint; /* bound here */
     const char *recipe_hash;
     const char *model_directory;     /* weights of version 0; tokenizer files */
     const char *reference_directory; /* KL reference; NULL: none kept */
     const char *stage_directory;     /* RUN/rl: checkpoints/step-N, final */
-    int64_t steps;                 /* batches to train */
-    int64_t checkpoint_steps;
-    int keep_checkpoints;
-    float temperature;             /* of the rollouts: logprobs are taken at it */
+    int64_t steps;                   /* batches to train */
+    int64_t checkpoint_steps;        /* 0: only at the end */
+    int keep_checkpoints;            /* 0: all */
+    float temperature;               /* of the rollouts: logprobs are taken at it */
     int32_t updates_per_batch;
     enum advantage_baseline baseline;
     enum advantage_scale scale;
     struct policy_loss_options loss;
-    float kl_limit;                /* mean k3 KL to the reference above which the run stops; 0 = off */
+    float kl_limit; /* mean k3 KL to the reference above which the run stops; 0 = off */
     struct trainer_options trainer;
 };
 
 struct learner_stage;
+/* The options' strings, compute, clock and metrics (NULL: none written) outlive the stage. A
+ * checkpoint made under another recipe is HONE_EINVAL. */
 int learner_stage_create(struct learner_stage **stage, const struct learner_options *options,
                          const struct compute *compute, struct wire_context *context,
                          struct clock *clock, struct metrics *metrics);
-int learner_stage_tick(void *stage, struct stage_wait *wait); /* a stage_tick; finished after `steps` */
+int learner_stage_tick(void *stage,
+                       struct stage_wait *wait); /* a stage_tick; finished after `steps` */
 void learner_stage_destroy(struct learner_stage *stage);
 
 #endif

@@ -1,0 +1,572 @@
+/* What a batch goes through, all within one tick:
+ *
+ *   WAITING --Batch trained + 1--> read, train, publish, answer "trained" --> checkpoint when due,
+ *   answer "durable" --> WAITING, or after batch `steps`: final --> DONE --Stop--> finished
+ *
+ * The weight channel and the heartbeat are served between micro-batches too, from the loss's
+ * callback. */
+#include "learner/learner_stage.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "infra/base/error.h"
+#include "infra/base/file.h"
+#include "infra/base/log.h"
+#include "infra/base/memory.h"
+#include "infra/wire/weight_channel.h"
+#include "learner/publisher.h"
+#include "learner/rl_step.h"
+
+#define MESSAGES_PER_TICK 16
+#define HEARTBEAT_MS      1000
+#define HUB_SILENT_MS     3000
+#define HUB_GONE_MS       10000 /* after the last batch: the hub has finished without a word */
+#define STREAK_MAX        3     /* batches in a row that trip a guard */
+#define NAME_MAX_BYTES    128
+
+struct learner_stage {
+    struct learner_options options;
+    struct clock *clock;
+    struct metrics *metrics;
+    struct model_config config;
+    struct trainer *trainer, *reference;
+    struct weight_publisher *publisher;
+    struct wire_client *hub;
+
+    struct checkpoint_state state;      /* of the weights in hand; state.batch is the version */
+    int64_t durable;                    /* last batch in a checkpoint */
+    int64_t told_trained, told_durable; /* what the hub was told since its Welcome */
+    bool finished;
+    int kl_streak, skip_streak;
+
+    /* the hub, times monotonic */
+    uint64_t incarnation;
+    bool welcomed, ready_due;
+    int64_t heard_ms, hello_ms, heartbeat_ms;
+    int64_t waiting_since_ns; /* for a batch */
+    int64_t window_start_ns, working_ns;
+};
+
+/* ---- life cycle ---- */
+
+static const char *checkpoints_path(const struct learner_stage *s, char *buffer, size_t capacity)
+{
+    return path_join(buffer, capacity, s->options.stage_directory, "checkpoints");
+}
+
+/* Weights of version 0, or of the newest checkpoint when there is one. */
+static int restore_newest(struct learner_stage *s)
+{
+    char directory[HONE_PATH_MAX];
+    char path[HONE_PATH_MAX];
+    struct checkpoint_state found;
+    snprintf(s->state.stage, sizeof s->state.stage, "rl");
+    snprintf(s->state.recipe_hash, sizeof s->state.recipe_hash, "%s", s->options.recipe_hash);
+    checkpoints_path(s, directory, sizeof directory);
+    int rc = file_make_directories(directory);
+    if (rc == 0)
+        rc = checkpoint_newest(directory, path, sizeof path);
+    if (rc == HONE_ENOENT) {
+        error_clear();
+        return 0;
+    }
+    if (rc == 0)
+        rc = trainer_restore(s->trainer, path, &found);
+    if (rc < 0)
+        return rc;
+    if (strcmp(found.recipe_hash, s->options.recipe_hash) != 0)
+        return error_set(HONE_EINVAL, "%s was made by recipe %.12s, this is recipe %.12s", path,
+                         found.recipe_hash, s->options.recipe_hash);
+    s->state = found;
+    s->durable = found.batch;
+    log_info("continuing after batch %" PRId64 " from %s", found.batch, path);
+    return 0;
+}
+
+static int create_trainer(struct learner_stage *s, const char *directory, bool reference,
+                          const struct compute *compute, struct trainer **trainer)
+{
+    struct trainer_options options = s->options.trainer;
+    struct model_config config;
+    int rc = model_config_read(&config, directory);
+    if (rc < 0)
+        return rc;
+    if (reference && !model_config_same_shape(&config, &s->config))
+        return error_set(HONE_EINVAL, "reference model %s has another shape than %s", directory,
+                         s->options.model_directory);
+    s->config = reference ? s->config : config;
+    options.logprobs_only = reference;
+    float *flat = MEMORY_ARRAY(float, model_config_parameter_count(&config));
+    rc = model_read_flat(&config, directory, flat);
+    if (rc == 0)
+        rc = trainer_create(trainer, &options, &config, flat, compute);
+    memory_free(flat);
+    return rc;
+}
+
+static void publish(struct learner_stage *s)
+{
+    struct snapshot snapshot;
+    snapshot_of_model(trainer_model(s->trainer), s->state.batch, &snapshot);
+    weight_publisher_publish(s->publisher, &snapshot);
+    s->state.policy_version = s->state.batch;
+}
+
+static void note_hash(struct learner_stage *s)
+{
+    struct hash hash;
+    model_hash(trainer_model(s->trainer), &hash);
+    hash_hex(&hash, s->state.weights_hash);
+}
+
+static int open_parts(struct learner_stage *s, const struct compute *compute,
+                      struct wire_context *context)
+{
+    const struct learner_options *options = &s->options;
+    int rc = create_trainer(s, options->model_directory, false, compute, &s->trainer);
+    if (rc == 0)
+        rc = restore_newest(s);
+    if (rc == 0 && options->reference_directory)
+        rc = create_trainer(s, options->reference_directory, true, compute, &s->reference);
+    if (rc == 0)
+        rc = weight_publisher_create(&s->publisher, context, options->weights_endpoint, s->clock);
+    if (rc == 0)
+        rc = wire_client_create(&s->hub, context, options->hub_endpoint, options->worker);
+    return rc;
+}
+
+static int write_final(struct learner_stage *s);
+
+int learner_stage_create(struct learner_stage **stage, const struct learner_options *options,
+                         const struct compute *compute, struct wire_context *context,
+                         struct clock *clock, struct metrics *metrics)
+{
+    *stage = NULL;
+    if (options->updates_per_batch < 1 || options->steps < 1)
+        return error_set(HONE_EINVAL, "%lld batches of %d updates", (long long)options->steps,
+                         options->updates_per_batch);
+    if (options->loss.kl_coef != 0.0f && !options->reference_directory)
+        return error_set(HONE_EINVAL, "a KL term needs a reference model");
+    struct learner_stage *s = MEMORY_NEW(struct learner_stage);
+    s->options = *options;
+    s->clock = clock;
+    s->metrics = metrics;
+    int64_t seed[] = {getpid(), clock_unix_ms(clock), clock_now_ns(clock_system())};
+    s->incarnation = hash_u64(seed, sizeof seed);
+    s->hello_ms = s->heartbeat_ms = INT64_MIN / 2;
+    s->waiting_since_ns = s->window_start_ns = clock_now_ns(clock);
+    int rc = open_parts(s, compute, context);
+    if (rc == 0) {
+        note_hash(s);
+        publish(s);
+        if (s->state.batch >= options->steps)
+            rc = write_final(s);
+    }
+    if (rc < 0) {
+        learner_stage_destroy(s);
+        return rc;
+    }
+    *stage = s;
+    return 0;
+}
+
+void learner_stage_destroy(struct learner_stage *stage)
+{
+    if (!stage)
+        return;
+    wire_client_destroy(stage->hub);
+    weight_publisher_destroy(stage->publisher);
+    trainer_free(stage->trainer);
+    trainer_free(stage->reference);
+    memory_free(stage);
+}
+
+/* ---- sending ---- */
+
+static bool send_kind(struct learner_stage *s, Hone__Kind kind, Hone__Envelope *envelope)
+{
+    envelope->kind = kind;
+    return wire_client_send(s->hub, envelope, NULL, 0) == 0;
+}
+
+static void send_hello(struct learner_stage *s, int64_t now_ms)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__Hello hello = HONE__HELLO__INIT;
+    hello.protocol = WIRE_PROTOCOL;
+    hello.role = HONE__ROLE__ROLE_LEARNER;
+    hello.worker = (char *)(uintptr_t)s->options.worker;
+    hello.recipe_hash = (char *)(uintptr_t)s->options.recipe_hash;
+    hello.pid = getpid();
+    hello.incarnation = s->incarnation;
+    hello.has_policy_version = 1;
+    hello.policy_version = s->state.batch;
+    envelope.hello = &hello;
+    if (send_kind(s, HONE__KIND__KIND_HELLO, &envelope))
+        s->hello_ms = now_ms;
+}
+
+static void send_ready(struct learner_stage *s)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__LearnerReady ready = HONE__LEARNER_READY__INIT;
+    ready.durable_batch = s->durable;
+    ready.policy_version = s->state.batch;
+    ready.weights_endpoint =
+        (char *)(uintptr_t)wire_server_endpoint(weight_publisher_socket(s->publisher));
+    envelope.learner_ready = &ready;
+    if (send_kind(s, HONE__KIND__KIND_LEARNER_READY, &envelope))
+        s->ready_due = false;
+}
+
+static bool send_done(struct learner_stage *s, int64_t number, bool durable)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__BatchDone done = HONE__BATCH_DONE__INIT;
+    done.number = number;
+    done.has_durable = 1;
+    done.durable = durable;
+    done.has_policy_version = 1;
+    done.policy_version = s->state.batch;
+    /* The hash names the version in hand; of an older batch's version it would be wrong. */
+    if (number == s->state.batch)
+        done.weights_hash = s->state.weights_hash;
+    envelope.batch_done = &done;
+    return send_kind(s, HONE__KIND__KIND_BATCH_DONE, &envelope);
+}
+
+/* Whatever the hub has not been told yet, oldest first. */
+static void send_due(struct learner_stage *s)
+{
+    if (!s->welcomed)
+        return;
+    if (s->ready_due)
+        send_ready(s);
+    while (!s->ready_due && s->told_trained < s->state.batch) {
+        if (!send_done(s, s->told_trained + 1, s->told_trained < s->durable))
+            return;
+        s->told_trained++;
+    }
+    while (!s->ready_due && s->told_durable < s->durable) {
+        if (!send_done(s, s->told_durable + 1, true))
+            return;
+        s->told_durable++;
+    }
+}
+
+static void send_heartbeat(struct learner_stage *s, bool training)
+{
+    int64_t now_ms = clock_now_ms(s->clock);
+    if (!s->welcomed || now_ms - s->heartbeat_ms < HEARTBEAT_MS)
+        return;
+    char waiting[NAME_MAX_BYTES] = "";
+    int64_t now_ns = clock_now_ns(s->clock);
+    int64_t window_ns = now_ns - s->window_start_ns;
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__Heartbeat beat = HONE__HEARTBEAT__INIT;
+    if (!training) {
+        snprintf(waiting, sizeof waiting, "batch %" PRId64 " from curriculum", s->state.batch + 1);
+        if (s->state.batch >= s->options.steps)
+            snprintf(waiting, sizeof waiting, "stop from curriculum");
+        beat.has_waiting_since_ms = 1;
+        beat.waiting_since_ms =
+            clock_unix_ms(s->clock) - (now_ns - s->waiting_since_ns) / INT64_C(1000000);
+    }
+    beat.waiting_for = waiting;
+    beat.has_busy_fraction = 1;
+    beat.busy_fraction = training        ? 1.0
+                         : window_ns > 0 ? (double)s->working_ns / (double)window_ns
+                                         : 0.0;
+    beat.has_tokens_done = 1;
+    beat.tokens_done = s->state.tokens;
+    beat.has_policy_version = 1;
+    beat.policy_version = s->state.batch;
+    envelope.heartbeat = &beat;
+    if (!send_kind(s, HONE__KIND__KIND_HEARTBEAT, &envelope))
+        return;
+    s->heartbeat_ms = now_ms;
+    s->window_start_ns = now_ns;
+    s->working_ns = 0;
+}
+
+/* ---- training ---- */
+
+/* Between micro-batches: actors that fetch and a hub that listens are not kept waiting. */
+static void serve_between(void *context)
+{
+    struct learner_stage *s = context;
+    weight_publisher_tick(s->publisher);
+    send_heartbeat(s, true);
+}
+
+struct timing {
+    double waited_s, trained_s;
+};
+
+static int write_metrics(struct learner_stage *s, const struct rl_batch *batch,
+                         const struct rl_step_result *result, const struct timing *timing)
+{
+    struct metrics *m = s->metrics;
+    const struct rl_batch_summary *summary = &batch->summary;
+    const struct policy_loss_stats *before = &result->before;
+    double tokens = before->tokens > 0 ? (double)before->tokens : 1.0;
+    double after = result->after.tokens > 0 ? (double)result->after.tokens : 1.0;
+    metrics_begin(m, batch->number);
+    metrics_add(m, "total_steps", (double)s->options.steps);
+    metrics_add(m, "loss", result->loss);
+    metrics_add(m, "policy/loss", before->policy_loss / tokens);
+    if (s->reference)
+        metrics_add(m, "policy/kl_ref", before->kl_reference / tokens);
+    metrics_add(m, "policy/kl_behavior", result->after.kl_behavior / after);
+    metrics_add(m, "policy/entropy", before->entropy / tokens);
+    metrics_add(m, "policy/clip_fraction_low", (double)result->after.clipped_low / after);
+    metrics_add(m, "policy/clip_fraction_high", (double)result->after.clipped_high / after);
+    metrics_add(m, "policy/clip_fraction_dual", (double)result->after.dual_clipped / after);
+    metrics_add(m, "policy/ratio_max", result->after.ratio_max);
+    metrics_add(m, "mismatch/unequal_tokens", (double)before->unequal_tokens);
+    metrics_add(m, "mismatch/current_version_tokens", (double)before->current_version_tokens);
+    metrics_add(m, "mismatch/logp_absdiff_max", before->abs_logprob_difference_max);
+    metrics_add(m, "mismatch/ess", rl_step_sample_size(before));
+    metrics_add(m, "staleness/mean", summary->staleness_mean);
+    metrics_add(m, "staleness/max", (double)summary->staleness_max);
+    metrics_add(m, "reward/mean", summary->reward_mean);
+    metrics_add(m, "reward/std", summary->reward_std);
+    metrics_add(m, "length/mean", summary->length_mean);
+    metrics_add(m, "batch/groups", summary->groups);
+    metrics_add(m, "batch/uniform_groups", summary->uniform_groups);
+    metrics_add(m, "batch/trajectories", summary->trajectories);
+    metrics_add(m, "batch/trained", summary->trained);
+    metrics_add(m, "batch/truncated", summary->truncated);
+    metrics_add(m, "batch/aborted", summary->aborted);
+    metrics_add(m, "grad_norm", result->gradient_norm_max);
+    metrics_add(m, "lr", result->report.learning_rate);
+    metrics_add(m, "skipped_steps", result->skipped_steps);
+    metrics_add(m, "tokens", (double)result->tokens);
+    if (timing->trained_s > 0.0)
+        metrics_add(m, "tokens_per_second", (double)result->tokens / timing->trained_s);
+    metrics_add(m, "time/train_s", timing->trained_s);
+    metrics_add(m, "time/wait_for_batch_s", timing->waited_s);
+    return metrics_end(m);
+}
+
+/* L3. A figure that is not a number trips too. */
+static int check_guards(struct learner_stage *s, const struct rl_step_result *result)
+{
+    const struct policy_loss_stats *before = &result->before;
+    double kl = before->tokens > 0 ? before->kl_reference / (double)before->tokens : 0.0;
+    bool far = s->options.kl_limit > 0.0f && s->reference && !(kl <= (double)s->options.kl_limit);
+    s->kl_streak = far ? s->kl_streak + 1 : 0;
+    s->skip_streak = result->skipped_steps > 0 ? s->skip_streak + 1 : 0;
+    if (far)
+        log_warn("batch %" PRId64 ": KL to the reference is %.4g, the limit is %.4g",
+                 s->state.batch, kl, (double)s->options.kl_limit);
+    if (result->skipped_steps > 0)
+        log_warn("batch %" PRId64 ": loss or gradient is not a number, the step is not applied",
+                 s->state.batch);
+    if (s->kl_streak >= STREAK_MAX)
+        return error_set(HONE_EINVAL,
+                         "batch %" PRId64 ": mean KL to the reference %.4g is above kl_limit %.4g "
+                         "in %d batches running; lower the learning rate or raise kl_coef",
+                         s->state.batch, kl, (double)s->options.kl_limit, STREAK_MAX);
+    if (s->skip_streak >= STREAK_MAX)
+        return error_set(HONE_EINVAL,
+                         "batch %" PRId64
+                         ": loss or gradient is not a number (loss %g, norm %g) in "
+                         "%d batches running",
+                         s->state.batch, result->loss, result->gradient_norm_max, STREAK_MAX);
+    return 0;
+}
+
+static int write_checkpoint(struct learner_stage *s)
+{
+    char directory[HONE_PATH_MAX];
+    char path[HONE_PATH_MAX];
+    char name[NAME_MAX_BYTES];
+    checkpoints_path(s, directory, sizeof directory);
+    snprintf(name, sizeof name, "step-%" PRId64, s->state.batch);
+    path_join(path, sizeof path, directory, name);
+    int rc = trainer_save(s->trainer, path, s->options.model_directory, &s->state);
+    if (rc < 0)
+        return rc;
+    s->durable = s->state.batch;
+    return s->options.keep_checkpoints > 0
+               ? checkpoint_prune(directory, s->options.keep_checkpoints)
+               : 0;
+}
+
+/* The result of the stage: weights alone, in the dtype that the base was stored in. */
+static int write_final(struct learner_stage *s)
+{
+    char path[HONE_PATH_MAX];
+    path_join(path, sizeof path, s->options.stage_directory, "final");
+    if (file_exists(path) && checkpoint_verify(path) == 0)
+        return 0;
+    error_clear();
+    struct checkpoint_state state = s->state;
+    int rc = trainer_export(s->trainer, path, s->options.model_directory, s->config.stored_dtype,
+                            &state);
+    if (rc == 0)
+        log_info("trained %" PRId64 " batches: %s", s->state.batch, path);
+    return rc;
+}
+
+static bool checkpoint_is_due(const struct learner_stage *s)
+{
+    return s->state.batch >= s->options.steps ||
+           (s->options.checkpoint_steps > 0 && s->state.batch % s->options.checkpoint_steps == 0);
+}
+
+static int train_batch(struct learner_stage *s, struct rl_batch *batch)
+{
+    struct rl_step step = {.trainer = s->trainer,
+                           .reference = s->reference,
+                           .loss = s->options.loss,
+                           .temperature = s->options.temperature,
+                           .updates = s->options.updates_per_batch,
+                           .micro_batch_tokens = s->options.trainer.micro_batch_tokens,
+                           .between = serve_between,
+                           .context = s};
+    struct rl_step_result result;
+    int64_t start_ns = clock_now_ns(s->clock);
+    struct timing timing = {.waited_s = (double)(start_ns - s->waiting_since_ns) * 1e-9};
+    int rc = rl_step_run(&step, batch, s->state.batch, &result);
+    if (rc < 0)
+        return rc;
+    int64_t end_ns = clock_now_ns(s->clock);
+    s->working_ns += end_ns - start_ns;
+    timing.trained_s = (double)(end_ns - start_ns) * 1e-9;
+    s->state.batch = batch->number;
+    s->state.tokens += result.tokens;
+    note_hash(s);
+    publish(s);
+    send_due(s);
+    rc = write_metrics(s, batch, &result, &timing);
+    if (rc == 0)
+        rc = check_guards(s, &result);
+    if (rc == 0 && checkpoint_is_due(s))
+        rc = write_checkpoint(s);
+    if (rc == 0 && s->state.batch >= s->options.steps)
+        rc = write_final(s);
+    s->waiting_since_ns = clock_now_ns(s->clock);
+    return rc;
+}
+
+static int handle_batch(struct learner_stage *s, const Hone__Batch *message)
+{
+    struct rl_batch batch;
+    if (message->number <= s->state.batch) { /* L1: the hub has not heard; it is told again */
+        if (s->told_trained >= message->number)
+            s->told_trained = message->number - 1;
+        if (s->told_durable >= message->number)
+            s->told_durable = message->number - 1;
+        return 0;
+    }
+    if (message->number != s->state.batch + 1 || message->number > s->options.steps) {
+        log_warn("batch %" PRId64 " refused: %" PRId64 " of %" PRId64 " are trained",
+                 message->number, s->state.batch, s->options.steps);
+        s->ready_due = true;
+        return 0;
+    }
+    struct rl_batch_rules rules = {.vocab_size = s->config.vocab_size,
+                                   .max_sequence_tokens = s->options.trainer.max_sequence_tokens,
+                                   .temperature = s->options.temperature,
+                                   .baseline = s->options.baseline,
+                                   .scale = s->options.scale};
+    int rc = rl_batch_read(&batch, message, &rules);
+    if (rc < 0)
+        return rc;
+    rc = train_batch(s, &batch);
+    rl_batch_release(&batch);
+    return rc;
+}
+
+/* ---- the tick ---- */
+
+/* The hub may be a new process: it is told everything that it may have missed. */
+static void handle_welcome(struct learner_stage *s, const Hone__Welcome *welcome)
+{
+    if (!s->welcomed)
+        log_info("joined run %s", welcome->run_id);
+    s->welcomed = true;
+    s->ready_due = true;
+    s->told_trained = s->state.batch;
+    s->told_durable = s->durable;
+}
+
+static int handle_message(struct learner_stage *s, const Hone__Envelope *envelope)
+{
+    switch ((int)envelope->kind) {
+    case HONE__KIND__KIND_WELCOME:
+        handle_welcome(s, envelope->welcome);
+        break;
+    case HONE__KIND__KIND_REFUSED:
+        return error_set(HONE_EPEER, "the hub refused %s: %s", s->options.worker,
+                         envelope->refused->reason);
+    case HONE__KIND__KIND_BATCH:
+        return handle_batch(s, envelope->batch);
+    case HONE__KIND__KIND_STOP:
+        log_info("stop: %s", envelope->stop->reason ? envelope->stop->reason : "the run is done");
+        s->finished = true;
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
+/* Returns 1 when a batch was trained: one a tick. */
+static int receive_messages(struct learner_stage *s)
+{
+    for (int i = 0; i < MESSAGES_PER_TICK && !s->finished; i++) {
+        struct wire_message message;
+        int64_t trained = s->state.batch;
+        int rc = wire_client_receive(s->hub, &message);
+        if (rc <= 0)
+            return rc;
+        rc = handle_message(s, message.envelope);
+        wire_message_release(&message);
+        s->heard_ms = clock_now_ms(s->clock);
+        if (rc < 0)
+            return rc;
+        if (s->state.batch != trained)
+            return 1;
+    }
+    return 0;
+}
+
+static void greet(struct learner_stage *s)
+{
+    int64_t now_ms = clock_now_ms(s->clock);
+    int64_t silent_ms = now_ms - s->heard_ms;
+    if (s->welcomed && s->state.batch >= s->options.steps && silent_ms > HUB_GONE_MS) {
+        log_info("every batch is trained and the hub is gone");
+        s->finished = true;
+        return;
+    }
+    if ((!s->welcomed || silent_ms > HUB_SILENT_MS) && now_ms - s->hello_ms > HUB_SILENT_MS)
+        send_hello(s, now_ms);
+}
+
+int learner_stage_tick(void *stage, struct stage_wait *wait)
+{
+    struct learner_stage *s = stage;
+    int trained = receive_messages(s);
+    int serving = trained < 0 ? trained : weight_publisher_tick(s->publisher);
+    if (serving < 0)
+        return serving;
+    if (!s->finished)
+        greet(s);
+    send_due(s);
+    send_heartbeat(s, false);
+    *wait = (struct stage_wait){.busy = trained > 0 || serving > 0,
+                                .finished = s->finished,
+                                .timeout_ms = s->welcomed ? HEARTBEAT_MS / 4 : 20,
+                                .servers = {weight_publisher_socket(s->publisher)},
+                                .server_count = 1,
+                                .clients = {s->hub},
+                                .client_count = 1};
+    return 0;
+}

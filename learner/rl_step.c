@@ -1,0 +1,82 @@
+#include "learner/rl_step.h"
+
+#include <string.h>
+
+#include "infra/base/error.h"
+
+struct watched_loss {
+    struct policy_loss policy;
+    const struct rl_step *step;
+};
+
+static void breathe(const struct rl_step *step)
+{
+    if (step->between)
+        step->between(step->context);
+}
+
+static int watched_loss_function(void *context, const struct train_batch *batch,
+                                 const struct loss_streams *streams, double *total)
+{
+    struct watched_loss *loss = context;
+    breathe(loss->step);
+    return policy_loss_function(&loss->policy, batch, streams, total);
+}
+
+/* In pieces of about a micro-batch; a token's logprob does not depend on the piece (G6). */
+static int fill_reference(const struct rl_step *step, struct rl_batch *batch)
+{
+    rl_batch_keep_reference(batch);
+    for (int32_t first = 0, end = 0; first < batch->sequence_count; first = end) {
+        int32_t tokens = 0;
+        for (end = first; end < batch->sequence_count; end++) {
+            tokens += batch->sequences[end].count;
+            if (end > first && tokens > step->micro_batch_tokens)
+                break;
+        }
+        struct train_batch piece = {.sequences = batch->sequences + first,
+                                    .count = end - first,
+                                    .temperature = step->temperature};
+        int rc = trainer_logprobs(step->reference, &piece, batch->reference + first, NULL);
+        if (rc < 0)
+            return error_prefix("reference logprobs of batch %lld", (long long)batch->number);
+        breathe(step);
+    }
+    return 0;
+}
+
+int rl_step_run(const struct rl_step *step, struct rl_batch *batch, int64_t current_version,
+                struct rl_step_result *result)
+{
+    struct train_batch train = {.sequences = batch->sequences,
+                                .count = batch->sequence_count,
+                                .temperature = step->temperature,
+                                .need_entropy = true};
+    struct watched_loss loss = {.policy.options = step->loss, .step = step};
+    memset(result, 0, sizeof *result);
+    int rc = step->reference ? fill_reference(step, batch) : 0;
+    for (int32_t update = 0; rc == 0 && update < step->updates; update++) {
+        policy_loss_begin(&loss.policy, &train);
+        loss.policy.current_version = update == 0 ? current_version : -1;
+        rc = trainer_step(step->trainer, &train, watched_loss_function, &loss, &result->report);
+        if (rc < 0)
+            return error_prefix("batch %lld, update %d", (long long)batch->number, update + 1);
+        if (update == 0) {
+            result->before = loss.policy.stats;
+            result->loss = result->report.loss;
+        }
+        result->after = loss.policy.stats;
+        result->tokens += result->report.tokens;
+        result->skipped_steps += !result->report.applied;
+        if (!(result->report.gradient_norm <= result->gradient_norm_max))
+            result->gradient_norm_max = result->report.gradient_norm;
+    }
+    return rc;
+}
+
+double rl_step_sample_size(const struct policy_loss_stats *stats)
+{
+    if (stats->tokens == 0 || !(stats->ratio_squared_sum > 0.0))
+        return 1.0;
+    return stats->ratio_sum * stats->ratio_sum / ((double)stats->tokens * stats->ratio_squared_sum);
+}

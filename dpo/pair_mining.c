@@ -44,42 +44,9 @@ static int read_candidate(struct mining *mining, uint64_t id, struct trajectory 
     return 0;
 }
 
-struct extremes {
-    struct trajectory best, worst;
-    int32_t rewarded;
-};
-
-/* Keeps `candidate` as best, worst or both; ids come by ascending sample index (P1). */
-static void consider(struct extremes *extremes, struct trajectory *candidate)
+static void add_pair(struct mining *mining, const struct trajectory *best,
+                     const struct trajectory *worst)
 {
-    float reward = candidate->reward.total;
-    bool is_best = extremes->rewarded == 0 || reward > extremes->best.reward.total;
-
-    extremes->rewarded++;
-    if (extremes->rewarded == 1) {
-        extremes->best = *candidate;
-        return;
-    }
-    if (is_best) { /* the old best is the worst so far when it is the only other one */
-        if (extremes->rewarded == 2)
-            extremes->worst = extremes->best;
-        else
-            trajectory_release(&extremes->best);
-        extremes->best = *candidate;
-        return;
-    }
-    if (extremes->rewarded == 2 || reward < extremes->worst.reward.total) {
-        if (extremes->rewarded > 2)
-            trajectory_release(&extremes->worst);
-        extremes->worst = *candidate;
-        return;
-    }
-    trajectory_release(candidate);
-}
-
-static void add_pair(struct mining *mining, const struct extremes *extremes)
-{
-    const struct trajectory *best = &extremes->best, *worst = &extremes->worst;
     struct example chosen, rejected;
     float margin = best->reward.total - worst->reward.total;
 
@@ -94,23 +61,32 @@ static void add_pair(struct mining *mining, const struct extremes *extremes)
 
 static int mine_group(struct mining *mining, const Hone__GroupRecord *group)
 {
-    struct extremes extremes = {0};
+    struct trajectory *answers = MEMORY_ARRAY(struct trajectory, group->n_trajectory_ids);
+    size_t count = 0, best = 0, worst = 0;
     int rc = 0;
 
-    for (size_t i = 0; i < group->n_trajectory_ids && rc >= 0; i++) {
-        struct trajectory candidate;
-        memset(&candidate, 0, sizeof candidate);
-        rc = read_candidate(mining, group->trajectory_ids[i], &candidate);
-        if (rc == 1)
-            consider(&extremes, &candidate);
+    for (size_t i = 0; i < group->n_trajectory_ids; i++) {
+        rc = read_candidate(mining, group->trajectory_ids[i], &answers[count]);
+        if (rc < 0)
+            goto out;
+        if (rc == 0)
+            continue;
+        if (answers[count].reward.total > answers[best].reward.total)
+            best = count;
+        if (answers[count].reward.total < answers[worst].reward.total)
+            worst = count;
+        count++;
     }
-    if (rc >= 0 && extremes.rewarded >= 2)
-        add_pair(mining, &extremes);
-    else if (rc >= 0)
+    if (count >= 2)
+        add_pair(mining, &answers[best], &answers[worst]);
+    else
         preference_pairs_drop(mining->pairs, PAIR_INCOMPLETE);
-    trajectory_release(&extremes.best);
-    trajectory_release(&extremes.worst);
-    return rc < 0 ? rc : 0;
+    rc = 0;
+out:
+    for (size_t i = 0; i < count; i++)
+        trajectory_release(&answers[i]);
+    memory_free(answers);
+    return rc;
 }
 
 static int visit_group(void *context, const void *key, size_t key_bytes, const void *value,

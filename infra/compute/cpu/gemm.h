@@ -16,8 +16,10 @@
 /* Register tiles, widest rows first: accumulators must fit beside a B vector and a broadcast. */
 #if VEC_REGISTERS >= 32
 #define GEMM_TILES(X) X(12, 2) X(8, 3) X(4, 4) X(2, 4) X(1, 4)
-#else
+#elif VEC_REGISTERS >= 16
 #define GEMM_TILES(X) X(6, 1) X(4, 1) X(2, 3) X(1, 4)
+#else
+#define GEMM_TILES(X) X(1, 2)
 #endif
 
 struct gemm_job {
@@ -45,33 +47,48 @@ struct gemm_tile {
 };
 
 #define TILE_INLINE static inline __attribute__((always_inline))
-#define UNROLL      _Pragma("GCC unroll 16")
+
+/* Unrolling puts accumulators into registers. Without registers to fill, or with a sanitizer's
+ * check beside every access, it would only cost compile time. */
+#if VEC_REGISTERS > 0 && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define UNROLL _Pragma("GCC unroll 16")
+#else
+#define UNROLL
+#endif
 
 TILE_INLINE void gemm_tile_f32(const int rows, const int panels, const struct gemm_tile *tile)
 {
     struct vec acc[12][4];
     UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int p = 0; p < panels; p++) acc[r][p] =
-            tile->from_zero ? vec_zero() : vec_load(tile->c + r * tile->ldc + 16 * p);
+        UNROLL for (int p = 0; p < panels; p++)
+        {
+            acc[r][p] = tile->from_zero ? vec_zero() : vec_load(tile->c + r * tile->ldc + 16 * p);
+        }
     }
     const float *a = tile->a;
     const float *b = tile->b;
     for (int64_t k = 0; k < tile->k; k++) {
         struct vec column[4];
-        UNROLL for (int p = 0; p < panels; p++) column[p] =
-            vec_load(b + p * tile->b_stride + k * PANEL_COLUMNS);
+        UNROLL for (int p = 0; p < panels; p++)
+        {
+            column[p] = vec_load(b + p * tile->b_stride + k * PANEL_COLUMNS);
+        }
         UNROLL for (int r = 0; r < rows; r++)
         {
             struct vec value = vec_set1(a[r * GEMM_CHUNK_K + k]);
-            UNROLL for (int p = 0; p < panels; p++) acc[r][p] =
-                vec_fma(value, column[p], acc[r][p]);
+            UNROLL for (int p = 0; p < panels; p++)
+            {
+                acc[r][p] = vec_fma(value, column[p], acc[r][p]);
+            }
         }
     }
     UNROLL for (int r = 0; r < rows; r++)
     {
         UNROLL for (int p = 0; p < panels; p++)
+        {
             vec_store(tile->c + r * tile->ldc + 16 * p, acc[r][p]);
+        }
     }
 }
 
@@ -81,7 +98,10 @@ TILE_INLINE void gemm_half_block(const int rows, const int panels, const int odd
 {
     UNROLL for (int r = 0; r < rows; r++)
     {
-        UNROLL for (int p = 0; p < panels; p++) acc[r][p] = vec_zero();
+        UNROLL for (int p = 0; p < panels; p++)
+        {
+            acc[r][p] = vec_zero();
+        }
     }
     for (int pair = 0; pair < BF16_BLOCK_K / 2; pair++) {
         struct vec column[4];
@@ -93,8 +113,10 @@ TILE_INLINE void gemm_half_block(const int rows, const int panels, const int odd
         UNROLL for (int r = 0; r < rows; r++)
         {
             struct vec value = vec_set1(a[r * GEMM_CHUNK_K + 2 * pair + odd]);
-            UNROLL for (int p = 0; p < panels; p++) acc[r][p] =
-                vec_fma(value, column[p], acc[r][p]);
+            UNROLL for (int p = 0; p < panels; p++)
+            {
+                acc[r][p] = vec_fma(value, column[p], acc[r][p]);
+            }
         }
     }
 }
@@ -108,7 +130,10 @@ TILE_INLINE void gemm_tile_bf16(const int rows, const int panels, const struct g
         gemm_half_block(rows, panels, 0, tile->a + k, b, tile->b_stride, acc);
         UNROLL for (int r = 0; r < rows; r++)
         {
-            UNROLL for (int p = 0; p < panels; p++) vec_store(even[r] + 16 * p, acc[r][p]);
+            UNROLL for (int p = 0; p < panels; p++)
+            {
+                vec_store(even[r] + 16 * p, acc[r][p]);
+            }
         }
         gemm_half_block(rows, panels, 1, tile->a + k, b, tile->b_stride, acc);
         bool from_zero = tile->from_zero && k == 0;

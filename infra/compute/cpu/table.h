@@ -35,9 +35,15 @@ static inline double fma_chains(int64_t steps, float *sink)
     float start[PEAK_CHAINS][VEC_LANES]; /* all different, or the compiler merges chains */
     for (int i = 0; i < PEAK_CHAINS * VEC_LANES; i++)
         start[i / VEC_LANES][i % VEC_LANES] = (float)i;
-    UNROLL for (int i = 0; i < PEAK_CHAINS; i++) acc[i] = vec_load(start[i]);
+    UNROLL for (int i = 0; i < PEAK_CHAINS; i++)
+    {
+        acc[i] = vec_load(start[i]);
+    }
     for (int64_t step = 0; step < steps; step++) {
-        UNROLL for (int i = 0; i < PEAK_CHAINS; i++) acc[i] = vec_fma(acc[i], factor, term);
+        UNROLL for (int i = 0; i < PEAK_CHAINS; i++)
+        {
+            acc[i] = vec_fma(acc[i], factor, term);
+        }
     }
     for (int i = 1; i < PEAK_CHAINS; i++)
         acc[0] = vec_add(acc[0], acc[i]);

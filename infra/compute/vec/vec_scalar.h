@@ -10,7 +10,7 @@
 #include "infra/compute/dtype.h"
 
 #define VEC_ISA       "scalar"
-#define VEC_REGISTERS 16
+#define VEC_REGISTERS 0 /* a vector does not fit in any */
 
 struct vec {
     float lane[16];

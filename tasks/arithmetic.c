@@ -190,11 +190,30 @@ void arithmetic_make(uint64_t seed, const char *split, uint64_t index,
     makers[problem->capability](&draw, problem);
 }
 
+static bool is_held_out(const char *what, size_t length)
+{
+    return hash_u64(what, length) % 8 == 0;
+}
+
 bool arithmetic_held_out(const struct arithmetic_problem *problem)
 {
     const char *what =
         problem->capability == ARITHMETIC_MULTIPLY ? problem->prompt : problem->expression;
-    return hash_u64(what, strlen(what)) % 8 == 0;
+    return is_held_out(what, strlen(what));
+}
+
+/* Neither held out itself nor, by a step of its solution, the answer to a problem that is. */
+static bool may_train(const struct arithmetic_problem *problem)
+{
+    if (arithmetic_held_out(problem))
+        return false;
+    if (problem->capability != ARITHMETIC_TWO_STEP)
+        return true;
+    const char *step = problem->solution + 1;
+    for (const char *equals; (equals = strchr(step, '=')) != NULL; step = strchr(equals, ' ') + 1)
+        if (is_held_out(step, (size_t)(equals - step)))
+            return false;
+    return true;
 }
 
 static void append_problem(struct text *out, const struct arithmetic_problem *p)
@@ -257,7 +276,7 @@ static int write_split(const char *directory, uint64_t seed, const struct split_
         }
         struct arithmetic_problem problem;
         arithmetic_make(seed, spec->stream, i, &problem);
-        if (arithmetic_held_out(&problem) != spec->held_out)
+        if (spec->held_out ? !arithmetic_held_out(&problem) : !may_train(&problem))
             continue;
         if (spec->text) {
             struct rng_key key = {.seed = seed, .purpose = RNG_DATA, .a = i, .b = 1};

@@ -4,8 +4,8 @@
  *
  *  K1  No expression of a held-out problem (its operands and operations) occurs in any training
  * split or in the raw text, multiplication aside: its table is small, so there the held-out
- * problem's wording is new and its expression may not be. K2  A worked solution ends with "#### N",
- * N the answer, as GSM8K's does. */
+ * problem's wording is new and its expression may not be. The steps of a two-step solution count as
+ * expressions. K2  A worked solution ends with "#### N", N the answer, as GSM8K's does. */
 #ifndef HONE_TASKS_ARITHMETIC_H
 #define HONE_TASKS_ARITHMETIC_H
 

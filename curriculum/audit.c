@@ -1,0 +1,273 @@
+#include "curriculum/audit.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "curriculum/group_table.h"
+#include "infra/base/error.h"
+#include "infra/base/memory.h"
+#include "infra/wire/codec.h"
+#include "infra/wire/envelope.h"
+
+/* What the audit keeps of a group; index == id - 1. */
+struct audit_group {
+    enum group_state state;
+    int64_t batch;
+    int32_t size, seen, scored;
+    uint64_t *trajectory_ids; /* [size] */
+    bool listed;              /* by its batch */
+};
+
+struct audit {
+    Hone__HubState *state;
+    struct audit_group *groups; /* [group_count] */
+    uint64_t group_count, group_capacity;
+    int64_t batches;
+    int64_t states[GROUP_DROPPED + 1], drops[DROP_REASON_COUNT];
+    int64_t trajectories, leases, staleness_max;
+};
+
+static int wrong(const char *what, uint64_t id, const char *why)
+{
+    return error_set(HONE_ECORRUPT, "%s %" PRIu64 ": %s", what, id, why);
+}
+
+static int unpack(ProtobufCMessage **message, const ProtobufCMessageDescriptor *descriptor,
+                  const char *what, uint64_t id, const void *value, size_t bytes)
+{
+    if (wire_unpack(message, descriptor, value, bytes) < 0)
+        return error_set(HONE_ECORRUPT, "%s %" PRIu64 ": %s", what, id, error_message());
+    return 0;
+}
+
+static int read_state(struct run_log *log, struct audit *audit)
+{
+    struct text bytes;
+    ProtobufCMessage *base = NULL;
+    text_init(&bytes);
+    int rc = run_log_get(log, LOG_META, "hub", 3, &bytes);
+    if (rc > 0)
+        rc = unpack(&base, &hone__hub_state__descriptor, "hub state", 0, bytes.data, bytes.length);
+    audit->state = (Hone__HubState *)(void *)base;
+    text_release(&bytes);
+    return rc;
+}
+
+static int check_group(struct audit *audit, const Hone__GroupRecord *record)
+{
+    uint64_t id = record->group_id;
+    if (id != audit->group_count + 1 || record->order + 1 != id)
+        return wrong("group", id, "G1: it is not the next one in dispatch order");
+    if (record->size < 1 || record->n_trajectory_ids != (size_t)record->size ||
+        (int)record->state < GROUP_LEASED || (int)record->state > GROUP_DROPPED)
+        return wrong("group", id, "its size or state is impossible");
+    enum group_state state = (enum group_state)record->state;
+    int reason = record->reason != NULL ? drop_reason_find(record->reason) : -1;
+    if ((state == GROUP_DROPPED) != (reason >= 0))
+        return wrong("group", id, "G1: dropped without a reason, or a reason and not dropped");
+    bool in_batch = state == GROUP_BATCHED || state == GROUP_TRAINED;
+    if (in_batch && (!record->has_batch || record->batch < 1))
+        return wrong("group", id, "G4: it is in a batch without a number");
+    if (audit->group_count == audit->group_capacity) {
+        uint64_t capacity = audit->group_capacity > 0 ? audit->group_capacity * 2 : 256;
+        audit->groups = memory_resize(audit->groups, audit->group_capacity, capacity,
+                                      sizeof *audit->groups);
+        audit->group_capacity = capacity;
+    }
+    struct audit_group *group = &audit->groups[audit->group_count++];
+    group->state = state;
+    group->batch = in_batch ? record->batch : 0;
+    group->size = record->size;
+    group->trajectory_ids = memory_dup(record->trajectory_ids, (size_t)record->size * 8);
+    audit->states[state]++;
+    if (reason >= 0)
+        audit->drops[reason]++;
+    for (int32_t i = 0; i < record->size; i++)
+        if (state != GROUP_LEASED && record->trajectory_ids[i] == 0)
+            return wrong("group", id, "it is complete and lacks a trajectory");
+    return 0;
+}
+
+static int visit_group(void *context, const void *key, size_t key_bytes, const void *value,
+                       size_t value_bytes)
+{
+    ProtobufCMessage *base;
+    uint64_t id = key_bytes == 8 ? run_log_u64(key) : 0;
+    int rc = unpack(&base, &hone__group_record__descriptor, "group", id, value, value_bytes);
+    if (rc < 0)
+        return rc;
+    const Hone__GroupRecord *record = (const Hone__GroupRecord *)(void *)base;
+    rc = record->group_id == id ? check_group(context, record)
+                                : wrong("group", id, "it names another id");
+    wire_free(base);
+    return rc;
+}
+
+static int check_batch(struct audit *audit, const Hone__BatchRecord *record)
+{
+    uint64_t number = (uint64_t)record->number;
+    bool durable = record->has_durable && record->durable;
+    if (record->number != audit->batches + 1)
+        return wrong("batch", number, "G4: it is not the next one");
+    if (durable != (record->number <= audit->state->durable_batch))
+        return wrong("batch", number, "G4: its durability is not what the hub's state says");
+    if (durable && !(record->has_done && record->done))
+        return wrong("batch", number, "G4: it is durable and was never trained");
+    audit->batches++;
+    for (size_t i = 0; i < record->n_group_ids; i++) {
+        uint64_t id = record->group_ids[i];
+        if (id < 1 || id > audit->group_count)
+            return wrong("batch", number, "G4: it has a group that was never dispatched");
+        struct audit_group *group = &audit->groups[id - 1];
+        if (group->batch != record->number || group->listed)
+            return wrong("group", id, "G4: it is in two batches, or in one that it does not name");
+        if ((group->state == GROUP_TRAINED) != durable)
+            return wrong("group", id, "G4: trained is not what its batch says");
+        group->listed = true;
+    }
+    return 0;
+}
+
+static int visit_batch(void *context, const void *key, size_t key_bytes, const void *value,
+                       size_t value_bytes)
+{
+    ProtobufCMessage *base;
+    uint64_t number = key_bytes == 8 ? run_log_u64(key) : 0;
+    int rc = unpack(&base, &hone__batch_record__descriptor, "batch", number, value, value_bytes);
+    if (rc < 0)
+        return rc;
+    const Hone__BatchRecord *record = (const Hone__BatchRecord *)(void *)base;
+    rc = (uint64_t)record->number == number ? check_batch(context, record)
+                                            : wrong("batch", number, "it names another number");
+    wire_free(base);
+    return rc;
+}
+
+static int check_trajectory(struct audit *audit, const struct trajectory *trajectory)
+{
+    uint64_t id = trajectory->id;
+    if (trajectory->group_id < 1 || trajectory->group_id > audit->group_count)
+        return wrong("trajectory", id, "G1: its group was never dispatched");
+    struct audit_group *group = &audit->groups[trajectory->group_id - 1];
+    int32_t index = trajectory->sample_index;
+    if (index < 0 || index >= group->size || group->trajectory_ids[index] != id)
+        return wrong("trajectory", id, "G4: its group does not have it");
+    group->trajectory_ids[index] = 0; /* G4: a second one for this sample is found out */
+    group->seen++;
+    group->scored += trajectory->scored_ms != 0;
+    audit->trajectories++;
+    int64_t oldest = trajectory_oldest_version(trajectory);
+    if (group->batch > 0 && oldest >= 0 && group->batch - 1 - oldest > audit->staleness_max)
+        audit->staleness_max = group->batch - 1 - oldest;
+    return 0;
+}
+
+static int visit_trajectory(void *context, const void *key, size_t key_bytes, const void *value,
+                            size_t value_bytes)
+{
+    ProtobufCMessage *base;
+    struct trajectory trajectory;
+    uint64_t id = key_bytes == 8 ? run_log_u64(key) : 0;
+    int rc = unpack(&base, &hone__trajectory__descriptor, "trajectory", id, value, value_bytes);
+    if (rc < 0)
+        return rc;
+    if (wire_trajectory_read((const Hone__Trajectory *)(void *)base, &trajectory) < 0) {
+        rc = wrong("trajectory", id, "its record breaks the rules of a trajectory");
+    } else {
+        rc = trajectory.id == id ? check_trajectory(context, &trajectory)
+                                 : wrong("trajectory", id, "it names another id");
+        trajectory_release(&trajectory);
+    }
+    wire_free(base);
+    return rc;
+}
+
+static int visit_lease(void *context, const void *key, size_t key_bytes, const void *value,
+                       size_t value_bytes)
+{
+    struct audit *audit = context;
+    ProtobufCMessage *base;
+    uint64_t id = key_bytes == 8 ? run_log_u64(key) : 0;
+    int rc = unpack(&base, &hone__lease_record__descriptor, "lease", id, value, value_bytes);
+    if (rc < 0)
+        return rc;
+    const Hone__LeaseRecord *record = (const Hone__LeaseRecord *)(void *)base;
+    audit->leases++;
+    if (record->group_id < 1 || record->group_id > audit->group_count ||
+        audit->groups[record->group_id - 1].state != GROUP_LEASED)
+        rc = wrong("lease", id, "G1: its group is not being sampled");
+    wire_free(base);
+    return rc;
+}
+
+/* What can be said only when everything was read. */
+static int check_totals(const struct audit *audit)
+{
+    if (audit->state == NULL)
+        return audit->group_count == 0 && audit->batches == 0
+                   ? 0
+                   : error_set(HONE_ECORRUPT, "the log has records and no hub state");
+    if (audit->group_count != audit->state->next_order)
+        return error_set(HONE_ECORRUPT,
+                         "G1: %" PRIu64 " groups were dispatched, the log has %" PRIu64,
+                         audit->state->next_order, audit->group_count);
+    if (audit->batches + 1 != audit->state->next_batch)
+        return error_set(HONE_ECORRUPT, "G4: batch %" PRId64 " is next, the log has %" PRId64,
+                         audit->state->next_batch, audit->batches);
+    for (uint64_t i = 0; i < audit->group_count; i++) {
+        const struct audit_group *group = &audit->groups[i];
+        if ((group->batch > 0) != group->listed)
+            return wrong("group", i + 1, "G4: the batch that it names does not have it");
+        for (int32_t k = 0; k < group->size; k++)
+            if (group->trajectory_ids[k] != 0)
+                return wrong("group", i + 1, "G4: a trajectory of it is not in the log");
+        if (group->state != GROUP_LEASED && group->scored != group->size)
+            return wrong("group", i + 1, "G8: a trajectory of it has no reward");
+    }
+    return 0;
+}
+
+static void describe(const struct audit *audit, struct text *report)
+{
+    text_printf(report,
+                "groups       %" PRIu64 " dispatched: %" PRId64 " trained, %" PRId64
+                " batched, %" PRId64 " scored, %" PRId64 " leased, %" PRId64 " dropped\n",
+                audit->group_count, audit->states[GROUP_TRAINED], audit->states[GROUP_BATCHED],
+                audit->states[GROUP_SCORED], audit->states[GROUP_LEASED],
+                audit->states[GROUP_DROPPED]);
+    text_append(report, "dropped     ");
+    for (int i = 0; i < DROP_REASON_COUNT; i++)
+        text_printf(report, " %s %" PRId64, drop_reason_name((enum drop_reason)i), audit->drops[i]);
+    text_printf(report, "\nbatches      %" PRId64 " formed, %" PRId64 " durable\n", audit->batches,
+                audit->state != NULL ? audit->state->durable_batch : 0);
+    text_printf(report,
+                "trajectories %" PRId64 ", each in one group; oldest %" PRId64
+                " versions stale when batched\n",
+                audit->trajectories, audit->staleness_max);
+    text_printf(report, "leases       %" PRId64 " out\n", audit->leases);
+}
+
+int curriculum_audit(struct run_log *log, struct text *report)
+{
+    struct audit audit = {0};
+    int rc = read_state(log, &audit);
+    if (rc == 0)
+        rc = run_log_scan(log, LOG_GROUPS, visit_group, &audit);
+    if (rc == 0 && audit.state != NULL)
+        rc = run_log_scan(log, LOG_BATCHES, visit_batch, &audit);
+    if (rc == 0)
+        rc = run_log_scan(log, LOG_TRAJECTORIES, visit_trajectory, &audit);
+    if (rc == 0)
+        rc = run_log_scan(log, LOG_LEASES, visit_lease, &audit);
+    if (rc == 0)
+        rc = check_totals(&audit);
+    if (rc == 0)
+        describe(&audit, report);
+    for (uint64_t i = 0; i < audit.group_count; i++)
+        memory_free(audit.groups[i].trajectory_ids);
+    memory_free(audit.groups);
+    if (audit.state != NULL)
+        wire_free(&audit.state->base);
+    return rc;
+}

@@ -1,0 +1,345 @@
+#include "curriculum/dispatch.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "curriculum/hub_store.h"
+#include "infra/base/assert.h"
+#include "infra/base/error.h"
+#include "infra/base/log.h"
+#include "infra/base/memory.h"
+#include "infra/wire/codec.h"
+#include "infra/wire/envelope.h"
+
+#define LEASE_GRACE_MS 2000 /* a trajectory sent at the deadline may still be under way */
+#define CREDIT_MAX     (1 << 20)
+
+void dispatch_on_credit(struct curriculum_stage *hub, struct peer *peer, int32_t samples)
+{
+    (void)hub;
+    if (samples > 0 && peer->credit < CREDIT_MAX)
+        peer->credit += samples < CREDIT_MAX ? samples : CREDIT_MAX;
+}
+
+/* L1: the samples that have not arrived are free again. */
+static void take_back(struct curriculum_stage *hub, struct lease *lease, const char *why)
+{
+    struct group *group = group_table_find(&hub->groups, lease->group_id);
+    log_info("lease %" PRIu64 " (group %" PRIu64 ", %d samples left) of %s comes back: %s",
+             lease->id, lease->group_id, lease->missing, lease->worker.identity, why);
+    for (int32_t i = lease->first; group != NULL && i < lease->first + lease->count; i++) {
+        struct sample *sample = &group->samples[i];
+        if (sample->state == SAMPLE_LEASED && sample->lease_id == lease->id)
+            sample->state = SAMPLE_FREE;
+    }
+    hub_delete_lease(hub, lease);
+    lease_table_remove(&hub->leases, lease);
+}
+
+void dispatch_on_return(struct curriculum_stage *hub, const struct peer *peer,
+                        const Hone__LeaseReturn *message)
+{
+    struct lease *lease = lease_table_find(&hub->leases, message->lease_id);
+    if (lease != NULL && lease->fence == message->fence &&
+        strcmp(lease->worker.identity, peer->wire.identity) == 0)
+        take_back(hub, lease, message->reason != NULL ? message->reason : "returned");
+}
+
+void dispatch_peer_back(struct curriculum_stage *hub, const struct wire_peer *wire,
+                        uint64_t incarnation)
+{
+    for (int32_t i = hub->leases.count - 1; i >= 0; i--) {
+        struct lease *lease = &hub->leases.items[i];
+        if (strcmp(lease->worker.identity, wire->identity) != 0)
+            continue;
+        if (lease->incarnation == incarnation)
+            lease->sent = false;
+        else
+            take_back(hub, lease, "its process was replaced");
+    }
+}
+
+void dispatch_peer_lost(struct curriculum_stage *hub, const struct wire_peer *wire)
+{
+    for (int32_t i = hub->leases.count - 1; i >= 0; i--)
+        if (strcmp(hub->leases.items[i].worker.identity, wire->identity) == 0)
+            take_back(hub, &hub->leases.items[i], "the worker is gone");
+}
+
+void dispatch_expire(struct curriculum_stage *hub, int64_t silent_ms)
+{
+    int64_t now = clock_unix_ms(hub->clock);
+    bool settled = clock_now_ms(hub->clock) - hub->start_ms > silent_ms;
+    for (int32_t i = hub->leases.count - 1; i >= 0; i--) {
+        struct lease *lease = &hub->leases.items[i];
+        if (now > lease->deadline_ms + LEASE_GRACE_MS)
+            take_back(hub, lease, "its deadline is over");
+        else if (settled && peer_table_find(&hub->peers, lease->worker.identity) == NULL)
+            take_back(hub, lease, "the worker did not come back");
+    }
+}
+
+/* ---- trajectories ---- */
+
+/* Whether the log or a group has it already. */
+static bool is_known(struct curriculum_stage *hub, const struct trajectory *trajectory)
+{
+    struct group *group;
+    Hone__Trajectory *stored;
+    if (group_table_sample(&hub->groups, trajectory->id, &group) != NULL)
+        return true;
+    int rc = hub_read_trajectory(hub->log, trajectory->id, &stored);
+    if (rc < 0)
+        hub->write_error = rc;
+    if (rc > 0)
+        wire_free(&stored->base);
+    return rc > 0;
+}
+
+/* A trajectory of a live lease must be of its group's prompt and of versions that may be. */
+static int check_content(struct curriculum_stage *hub, const struct lease *lease,
+                         const struct group *group, const struct trajectory *trajectory)
+{
+    const struct prompt *prompt = &hub->options.prompts[group->prompt_id];
+    int64_t oldest = trajectory_oldest_version(trajectory);
+    int64_t newest = trajectory_newest_version(trajectory);
+    if (trajectory->prompt_id != group->prompt_id ||
+        trajectory->prompt_tokens != prompt->token_count ||
+        memcmp(trajectory->tokens, prompt->tokens, (size_t)prompt->token_count * sizeof(int32_t)) !=
+            0)
+        return error_set(HONE_EFORMAT, "its prompt is not that of group %" PRIu64, group->id);
+    if (trajectory->finish == FINISH_ABORT)
+        return 0;
+    if (trajectory->finish == FINISH_NONE || oldest < 0)
+        return error_set(HONE_EFORMAT, "it is not finished, or has no sampled token");
+    if (oldest < lease->min_version)
+        return error_set(HONE_EFORMAT, "it was sampled with version %" PRId64 ", before %" PRId64,
+                         oldest, lease->min_version);
+    if (newest > hub->batch_count)
+        return error_set(HONE_EFORMAT, "it was sampled with version %" PRId64 ", which cannot be",
+                         newest);
+    return 0;
+}
+
+/* A rollout that was given up is not judged: no reward, and it counts as failed. */
+static void settle_abort(struct curriculum_stage *hub, struct trajectory *trajectory,
+                         struct sample *sample)
+{
+    trajectory->reward.status = REWARD_ERROR;
+    trajectory->scored_ms = clock_unix_ms(hub->clock);
+    sample->state = SAMPLE_SCORED;
+    sample->status = REWARD_ERROR;
+    hub->statuses[REWARD_ERROR]++;
+    reward_window_add(&hub->rewards, &trajectory->reward);
+}
+
+static void accept(struct curriculum_stage *hub, struct lease *lease, struct group *group,
+                   struct trajectory *trajectory)
+{
+    struct sample *sample = &group->samples[trajectory->sample_index];
+    memset(&trajectory->reward, 0, sizeof trajectory->reward);
+    trajectory->scored_ms = 0;
+    trajectory->leased_ms = lease->leased_ms;
+    sample->state = SAMPLE_ARRIVED;
+    sample->trajectory_id = trajectory->id;
+    sample->attempt = 0;
+    sample->oldest_version = trajectory_oldest_version(trajectory);
+    sample->completion_tokens = trajectory_completion_tokens(trajectory);
+    if (trajectory->finish == FINISH_ABORT)
+        settle_abort(hub, trajectory, sample);
+    hub_store_trajectory(hub, trajectory);
+    hub_store_group(hub, group);
+    if (--lease->missing == 0) {
+        hub_delete_lease(hub, lease);
+        lease_table_remove(&hub->leases, lease);
+    }
+    hub_progress(hub);
+}
+
+bool dispatch_on_trajectory(struct curriculum_stage *hub, struct peer *peer,
+                            const Hone__Trajectory *message)
+{
+    struct trajectory trajectory;
+    const char *refusal = NULL;
+    if (wire_trajectory_read(message, &trajectory) < 0 || message->id == 0) {
+        outbox_trajectory(&hub->outbox, &peer->wire, message->id, "malformed");
+        return false;
+    }
+    bool fits = true;
+    struct lease *lease = lease_table_find(&hub->leases, trajectory.lease_id);
+    struct group *group = lease != NULL ? group_table_find(&hub->groups, lease->group_id) : NULL;
+    int32_t index = trajectory.sample_index;
+    if (is_known(hub, &trajectory)) {
+        refusal = NULL; /* sent twice: acknowledged twice */
+    } else if (group == NULL || lease->fence != trajectory.fence ||
+               trajectory.group_id != lease->group_id || index < lease->first ||
+               index >= lease->first + lease->count) {
+        refusal = "its lease is over";
+    } else if (group->samples[index].state != SAMPLE_LEASED ||
+               group->samples[index].lease_id != lease->id) {
+        refusal = "its sample has arrived already";
+    } else if (check_content(hub, lease, group, &trajectory) < 0) {
+        refusal = error_message();
+        fits = false;
+    } else {
+        accept(hub, lease, group, &trajectory);
+    }
+    outbox_trajectory(&hub->outbox, &peer->wire, trajectory.id, refusal);
+    trajectory_release(&trajectory);
+    return fits;
+}
+
+/* ---- planning ---- */
+
+/* D2. rank: how many undecided or waiting groups stand before it. */
+static int64_t min_version(const struct curriculum_stage *hub, int32_t rank)
+{
+    int64_t batch = hub_next_batch(hub) + rank / hub->options.prompts_per_step;
+    int64_t version = batch - 1 - hub->options.staleness_max;
+    if (version < 0)
+        version = 0;
+    return version < hub->done_batch ? version : hub->done_batch;
+}
+
+static void lease_out(struct curriculum_stage *hub, struct peer *peer, struct group *group,
+                      int32_t first, int32_t count, int32_t rank)
+{
+    int64_t now = clock_unix_ms(hub->clock);
+    struct lease lease = {.id = hub->next_lease++,
+                          .fence = ++hub->fence,
+                          .group_id = group->id,
+                          .first = first,
+                          .count = count,
+                          .missing = count,
+                          .min_version = min_version(hub, rank),
+                          .leased_ms = now,
+                          .deadline_ms = now + hub->options.lease_timeout_ms,
+                          .worker = peer->wire,
+                          .incarnation = peer->incarnation,
+                          .sent = false};
+    for (int32_t i = first; i < first + count; i++) {
+        HONE_ASSERT(group->samples[i].state == SAMPLE_FREE);
+        group->samples[i].state = SAMPLE_LEASED;
+        group->samples[i].lease_id = lease.id;
+    }
+    peer->credit -= count;
+    hub->state_changed = true;
+    hub_store_lease(hub, &lease);
+    lease_table_add(&hub->leases, &lease);
+}
+
+/* Leases the free samples of a group as far as credit goes; false: there is none left. */
+static bool lease_free(struct curriculum_stage *hub, struct group *group, int32_t rank)
+{
+    for (int32_t first = 0; first < group->size; first++) {
+        int32_t count = 0;
+        while (first + count < group->size && group->samples[first + count].state == SAMPLE_FREE)
+            count++;
+        if (count == 0)
+            continue;
+        struct peer *peer = peer_table_richest(&hub->peers, HONE__ROLE__ROLE_ACTOR);
+        if (peer == NULL)
+            return false;
+        if (count > peer->credit)
+            count = (int32_t)peer->credit;
+        lease_out(hub, peer, group, first, count, rank);
+    }
+    return true;
+}
+
+/* D1: how many groups are dispatched and neither trained nor dropped. */
+static int64_t in_flight(const struct curriculum_stage *hub)
+{
+    const int32_t *count = hub->groups.state_count;
+    int64_t untrained = hub->batch_count - hub->done_batch;
+    return count[GROUP_LEASED] + count[GROUP_SCORED] + untrained * hub->options.prompts_per_step;
+}
+
+static bool may_dispatch(const struct curriculum_stage *hub)
+{
+    const int32_t *count = hub->groups.state_count;
+    int64_t waiting = count[GROUP_LEASED] + count[GROUP_SCORED];
+    int64_t per_step = hub->options.prompts_per_step;
+    int64_t wanted = (hub->options.steps - hub->batch_count) * per_step;
+    return hub->learner.ready && hub->stop_ms == 0 && waiting < wanted &&
+           in_flight(hub) < (hub->options.staleness_max + 1) * per_step;
+}
+
+static struct group *new_group(struct curriculum_stage *hub)
+{
+    int64_t prompt = prompt_order_at(&hub->prompts, hub->next_order);
+    struct group *group =
+        group_table_add(&hub->groups, hub->next_order, (uint64_t)prompt, hub->options.group_size);
+    hub->next_order++;
+    hub->state_changed = true;
+    hub_store_group(hub, group);
+    return group;
+}
+
+void dispatch_plan(struct curriculum_stage *hub)
+{
+    int32_t rank = 0;
+    if (!hub->learner.ready || hub->stop_ms != 0)
+        return;
+    for (int32_t i = 0; i < hub->groups.count; i++) {
+        struct group *group = hub->groups.items[i];
+        if (group->state != GROUP_LEASED && group->state != GROUP_SCORED)
+            continue;
+        if (group->state == GROUP_LEASED && !lease_free(hub, group, rank))
+            return;
+        rank++;
+    }
+    while (may_dispatch(hub) && peer_table_richest(&hub->peers, HONE__ROLE__ROLE_ACTOR) != NULL) {
+        if (!lease_free(hub, new_group(hub), rank++))
+            return;
+    }
+}
+
+/* ---- sending ---- */
+
+static bool send_lease(struct curriculum_stage *hub, const struct lease *lease)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__Lease message = HONE__LEASE__INIT;
+    Hone__Sampling sampling_message;
+    struct sampling sampling = hub->options.sampling;
+    const struct group *group = group_table_find(&hub->groups, lease->group_id);
+    HONE_ASSERT(group != NULL);
+    const struct prompt *prompt = &hub->options.prompts[group->prompt_id];
+    sampling.seed = prompt_order_sampling_seed(&hub->prompts, group->order);
+    wire_sampling_build(&sampling_message, &sampling);
+    message.lease_id = lease->id;
+    message.fence = lease->fence;
+    message.group_id = group->id;
+    message.prompt_id = group->prompt_id;
+    message.sample_first = lease->first;
+    message.sample_count = lease->count;
+    message.prompt_tokens.data = (uint8_t *)prompt->tokens;
+    message.prompt_tokens.len = (size_t)prompt->token_count * sizeof(int32_t);
+    message.sampling = &sampling_message;
+    message.has_min_policy_version = message.has_deadline_ms = message.has_leased_ms = 1;
+    message.min_policy_version = lease->min_version;
+    message.deadline_ms = lease->deadline_ms;
+    message.leased_ms = lease->leased_ms;
+    envelope.kind = HONE__KIND__KIND_LEASE;
+    envelope.lease = &message;
+    return wire_server_send(hub->server, &lease->worker, &envelope, NULL, 0) == 0;
+}
+
+void dispatch_send(struct curriculum_stage *hub)
+{
+    for (int32_t i = 0; i < hub->leases.count; i++) {
+        struct lease *lease = &hub->leases.items[i];
+        if (!lease->sent && peer_table_find(&hub->peers, lease->worker.identity) != NULL)
+            lease->sent = send_lease(hub, lease);
+    }
+}
+
+int32_t dispatch_free_samples(const struct curriculum_stage *hub)
+{
+    int32_t count = 0;
+    for (int32_t i = 0; i < hub->groups.count; i++)
+        for (int32_t k = 0; k < hub->groups.items[i]->size; k++)
+            count += hub->groups.items[i]->samples[k].state == SAMPLE_FREE;
+    return count;
+}

@@ -1,0 +1,164 @@
+#include "curriculum/group_table.h"
+
+#include <string.h>
+
+#include "infra/base/assert.h"
+#include "infra/base/memory.h"
+
+void group_table_init(struct group_table *table)
+{
+    memset(table, 0, sizeof *table);
+}
+
+static void group_free(struct group *group)
+{
+    memory_free(group->samples);
+    memory_free(group);
+}
+
+void group_table_release(struct group_table *table)
+{
+    for (int32_t i = 0; i < table->count; i++)
+        group_free(table->items[i]);
+    memory_free(table->items);
+    group_table_init(table);
+}
+
+struct group *group_table_add(struct group_table *table, uint64_t order, uint64_t prompt_id,
+                              int32_t size)
+{
+    HONE_ASSERT(table->count == 0 || table->items[table->count - 1]->order < order);
+    HONE_ASSERT(size > 0);
+    if (table->count == table->capacity) {
+        int32_t capacity = table->capacity > 0 ? table->capacity * 2 : 64;
+        table->items = memory_resize(table->items, (size_t)table->capacity, (size_t)capacity,
+                                     sizeof *table->items);
+        table->capacity = capacity;
+    }
+    struct group *group = MEMORY_NEW(struct group);
+    group->id = order + 1;
+    group->order = order;
+    group->prompt_id = prompt_id;
+    group->size = size;
+    group->samples = MEMORY_ARRAY(struct sample, size);
+    for (int32_t i = 0; i < size; i++)
+        group->samples[i].oldest_version = -1;
+    table->items[table->count++] = group;
+    table->state_count[GROUP_LEASED]++;
+    return group;
+}
+
+static int32_t index_of(const struct group_table *table, uint64_t id)
+{
+    int32_t low = 0, high = table->count;
+    while (low < high) {
+        int32_t middle = low + (high - low) / 2;
+        if (table->items[middle]->id < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < table->count && table->items[low]->id == id ? low : -1;
+}
+
+struct group *group_table_find(const struct group_table *table, uint64_t id)
+{
+    int32_t index = index_of(table, id);
+    return index < 0 ? NULL : table->items[index];
+}
+
+void group_table_move(struct group_table *table, struct group *group, enum group_state state)
+{
+    static const bool allowed[GROUP_DROPPED + 1][GROUP_DROPPED + 1] = {
+        [GROUP_LEASED] = {[GROUP_SCORED] = true},
+        [GROUP_SCORED] = {[GROUP_BATCHED] = true, [GROUP_DROPPED] = true},
+        [GROUP_BATCHED] = {[GROUP_TRAINED] = true},
+    };
+    HONE_ASSERT(allowed[group->state][state]);
+    HONE_ASSERT(group_all_scored(group));
+    table->state_count[group->state]--;
+    table->state_count[state]++;
+    group->state = state;
+}
+
+void group_table_remove(struct group_table *table, struct group *group)
+{
+    int32_t index = index_of(table, group->id);
+    HONE_ASSERT(index >= 0 && table->items[index] == group);
+    HONE_ASSERT(group->state == GROUP_TRAINED || group->state == GROUP_DROPPED);
+    table->state_count[group->state]--;
+    table->count--;
+    memmove(&table->items[index], &table->items[index + 1],
+            (size_t)(table->count - index) * sizeof *table->items);
+    group_free(group);
+}
+
+struct sample *group_table_sample(const struct group_table *table, uint64_t trajectory_id,
+                                  struct group **group)
+{
+    for (int32_t i = 0; i < table->count && trajectory_id != 0; i++) {
+        for (int32_t k = 0; k < table->items[i]->size; k++) {
+            if (table->items[i]->samples[k].trajectory_id != trajectory_id)
+                continue;
+            *group = table->items[i];
+            return &table->items[i]->samples[k];
+        }
+    }
+    return NULL;
+}
+
+bool group_all_scored(const struct group *group)
+{
+    for (int32_t i = 0; i < group->size; i++)
+        if (group->samples[i].state != SAMPLE_SCORED)
+            return false;
+    return true;
+}
+
+int32_t group_ok_count(const struct group *group)
+{
+    int32_t count = 0;
+    for (int32_t i = 0; i < group->size; i++)
+        count += group->samples[i].state == SAMPLE_SCORED && group->samples[i].status == REWARD_OK;
+    return count;
+}
+
+bool group_zero_advantage(const struct group *group)
+{
+    const struct sample *first = NULL;
+    for (int32_t i = 0; i < group->size; i++) {
+        const struct sample *sample = &group->samples[i];
+        if (sample->status != REWARD_OK)
+            continue;
+        if (first == NULL)
+            first = sample;
+        if (sample->total != first->total)
+            return false;
+    }
+    return true;
+}
+
+int64_t group_oldest_version(const struct group *group)
+{
+    int64_t oldest = INT64_MAX;
+    for (int32_t i = 0; i < group->size; i++)
+        if (group->samples[i].oldest_version >= 0 && group->samples[i].oldest_version < oldest)
+            oldest = group->samples[i].oldest_version;
+    return oldest;
+}
+
+static const char *const reason_names[] = {"reward_failed", "zero_advantage", "stale"};
+
+const char *drop_reason_name(enum drop_reason reason)
+{
+    HONE_ASSERT(reason < DROP_REASON_COUNT);
+    return reason_names[reason];
+}
+
+int drop_reason_find(const char *name)
+{
+    for (int i = 0; i < DROP_REASON_COUNT; i++)
+        if (strcmp(reason_names[i], name) == 0)
+            return i;
+    return -1;
+}

@@ -1,0 +1,85 @@
+/* The groups that are in flight: leased, scored or batched, and not yet trained or dropped.
+ *
+ *            every sample has a reward     goes into batch n      batch n is durable
+ *   LEASED --------------------------> SCORED -----------> BATCHED ----------------> TRAINED
+ *                                        |
+ *                                        +--> DROPPED (reward_failed, zero_advantage, stale)
+ *
+ *   state     samples                                      leaves by
+ *   LEASED    any mixture of free, leased, arrived ...     group_move SCORED
+ *   SCORED    all scored; the group's fate is open         BATCHED or DROPPED
+ *   BATCHED   all scored; `batch` is set for good          TRAINED
+ *   TRAINED   (the record in the log; not in the table)    -
+ *   DROPPED   (the record in the log; not in the table)    -
+ *
+ *  T1  Only the moves above exist; any other is a bug (G1).
+ *  T2  Groups are kept in dispatch order; id == order + 1.
+ * The table owns its groups. Owned by one thread. */
+#ifndef HONE_CURRICULUM_GROUP_TABLE_H
+#define HONE_CURRICULUM_GROUP_TABLE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "infra/data/trajectory.h"
+
+enum group_state { GROUP_LEASED, GROUP_SCORED, GROUP_BATCHED, GROUP_TRAINED, GROUP_DROPPED };
+
+enum drop_reason { DROP_REWARD_FAILED, DROP_ZERO_ADVANTAGE, DROP_STALE, DROP_REASON_COUNT };
+
+/* FREE -> LEASED -> ARRIVED -> SCORING -> SCORED; a lease or a request that comes to nothing goes
+ * one step back. */
+enum sample_state { SAMPLE_FREE, SAMPLE_LEASED, SAMPLE_ARRIVED, SAMPLE_SCORING, SAMPLE_SCORED };
+
+struct sample {
+    enum sample_state state;
+    uint64_t trajectory_id;    /* from ARRIVED on; 0 before */
+    uint64_t lease_id;         /* while LEASED */
+    uint64_t scorer;           /* while SCORING: the peer's serial */
+    int64_t asked_ms;          /* while SCORING: monotonic */
+    int32_t attempt;           /* scoring attempts that ended in a timeout or an error */
+    enum reward_status status; /* when SCORED */
+    float total;
+    int64_t oldest_version; /* from ARRIVED on; -1: no token was sampled */
+    int32_t completion_tokens;
+};
+
+struct group {
+    uint64_t id, prompt_id, order;
+    enum group_state state;
+    enum drop_reason reason; /* when DROPPED */
+    int64_t batch;           /* BATCHED, TRAINED: its batch; DROPPED: the one it was meant for; 0 */
+    bool decided;            /* SCORED and found fit for a batch */
+    int32_t size;
+    struct sample *samples; /* [size] */
+};
+
+struct group_table {
+    struct group **items; /* by order */
+    int32_t count, capacity;
+    int32_t state_count[GROUP_DROPPED + 1]; /* how many of the items are in each state */
+};
+
+void group_table_init(struct group_table *table);
+void group_table_release(struct group_table *table);
+/* A new LEASED group; orders must come ascending. */
+struct group *group_table_add(struct group_table *table, uint64_t order, uint64_t prompt_id,
+                              int32_t size);
+struct group *group_table_find(const struct group_table *table, uint64_t id); /* NULL: not there */
+/* T1. TRAINED and DROPPED groups stay valid until they are removed. */
+void group_table_move(struct group_table *table, struct group *group, enum group_state state);
+void group_table_remove(struct group_table *table, struct group *group); /* frees it */
+/* Finds the sample that holds a trajectory; NULL: none in flight does. */
+struct sample *group_table_sample(const struct group_table *table, uint64_t trajectory_id,
+                                  struct group **group);
+
+bool group_all_scored(const struct group *group);
+int32_t group_ok_count(const struct group *group);    /* samples whose reward is OK */
+bool group_zero_advantage(const struct group *group); /* all OK totals are equal */
+/* Oldest version over the samples; INT64_MAX when no token was sampled. */
+int64_t group_oldest_version(const struct group *group);
+
+const char *drop_reason_name(enum drop_reason reason);
+int drop_reason_find(const char *name); /* -1: none */
+
+#endif

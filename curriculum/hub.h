@@ -1,0 +1,86 @@
+/* What the modules of the hub share: its tables and what it knows of the run.
+ *
+ * A tick has five steps, and each fact goes through them in this order:
+ *   receive   messages change the tables and stage records
+ *   decide    time-outs, drops, batches, new leases: the same
+ *   commit    one synced write makes all of it durable
+ *   send      acknowledgements, leases, requests, batches, notices: only of what is durable
+ *   report    who waits for whom, when nothing moves
+ *
+ *  H1  Nothing that was not committed is sent or acknowledged.
+ *  H2  The tables equal what recovery would read from the log, but for time-outs, attempts and
+ * credit. Owned by the thread that ticks the stage. */
+#ifndef HONE_CURRICULUM_HUB_H
+#define HONE_CURRICULUM_HUB_H
+
+#include "curriculum/curriculum_stage.h"
+#include "curriculum/group_table.h"
+#include "curriculum/lease_table.h"
+#include "curriculum/outbox.h"
+#include "curriculum/peer_table.h"
+#include "curriculum/prompt_order.h"
+#include "curriculum/reward_window.h"
+#include "infra/base/hash.h"
+
+/* A formed batch. number == its index in the array + 1. */
+struct batch_entry {
+    uint64_t *group_ids;              /* [prompts_per_step], in dispatch order */
+    bool done;                        /* trained: its version is, or was, published */
+    char weights_hash[HASH_HEX_SIZE]; /* of the version it made; "" unknown */
+};
+
+struct learner_view {
+    uint64_t serial; /* of the peer; 0: none has reported since the hub started */
+    bool ready;      /* LearnerReady came: endpoint and version are known */
+    char endpoint[256];
+    int64_t version;  /* published by this process now; -1 none */
+    int64_t sent;     /* newest batch sent to this process */
+    int64_t trained;  /* newest batch this process has trained */
+    int64_t retry_ms; /* monotonic: its queue was full, not before */
+};
+
+struct curriculum_stage {
+    struct curriculum_options options;
+    struct run_log *log;
+    struct clock *clock;
+    struct metrics *metrics;
+    struct wire_server *server;
+
+    struct prompt_order prompts;
+    struct group_table groups;
+    struct lease_table leases;
+    struct peer_table peers;
+    struct outbox outbox;
+    struct reward_window rewards;
+    struct learner_view learner;
+
+    /* In the log as HubState; state_changed: to be staged with the next commit. */
+    uint64_t next_order, next_lease, fence;
+    int64_t durable_batch;
+    bool state_changed;
+
+    struct batch_entry *batches; /* [batch_count] formed so far */
+    int64_t batch_count, batch_capacity;
+    int64_t done_batch; /* batches 1..done_batch are trained: version done_batch was published */
+    int64_t zero_drops; /* zero-advantage groups dropped for the batch being formed */
+
+    int64_t drops[DROP_REASON_COUNT];                        /* in the whole run */
+    int64_t statuses[REWARD_ERROR + 1];                      /* rewards since the last batch */
+    int64_t start_ms, formed_ms, progress_ms, stall_told_ms; /* monotonic */
+    int64_t stop_ms;       /* 0: going on; else everyone was told to stop at */
+    bool resumed_finished; /* started on a finished log: workers may yet say Hello */
+    int32_t write_error;   /* a negative code when a record could not be read or written */
+};
+
+/* The batch that the next formation makes. */
+static inline int64_t hub_next_batch(const struct curriculum_stage *hub)
+{
+    return hub->batch_count + 1;
+}
+
+static inline void hub_progress(struct curriculum_stage *hub)
+{
+    hub->progress_ms = hub->stall_told_ms = clock_now_ms(hub->clock);
+}
+
+#endif

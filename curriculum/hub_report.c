@@ -1,0 +1,142 @@
+#include "curriculum/hub_report.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "curriculum/dispatch.h"
+#include "curriculum/scoring.h"
+#include "infra/base/log.h"
+
+struct figures {
+    double reward_sum, reward_squares, length_sum, staleness_sum;
+    int64_t ok, samples, sampled, staleness_max, zero_groups;
+};
+
+static void add_group(struct figures *figures, const struct group *group, int64_t version)
+{
+    figures->zero_groups += group_zero_advantage(group);
+    for (int32_t i = 0; i < group->size; i++) {
+        const struct sample *sample = &group->samples[i];
+        figures->samples++;
+        figures->length_sum += sample->completion_tokens;
+        if (sample->status == REWARD_OK) {
+            figures->ok++;
+            figures->reward_sum += (double)sample->total;
+            figures->reward_squares += (double)sample->total * (double)sample->total;
+        }
+        if (sample->oldest_version >= 0) {
+            int64_t staleness = version - sample->oldest_version;
+            figures->sampled++;
+            figures->staleness_sum += (double)staleness;
+            if (staleness > figures->staleness_max)
+                figures->staleness_max = staleness;
+        }
+    }
+}
+
+static double ratio(double sum, int64_t count)
+{
+    return count > 0 ? sum / (double)count : 0;
+}
+
+static void add_counts(struct curriculum_stage *hub)
+{
+    char name[48];
+    for (int i = 0; i < DROP_REASON_COUNT; i++) {
+        snprintf(name, sizeof name, "dropped/%s", drop_reason_name((enum drop_reason)i));
+        metrics_add(hub->metrics, name, (double)hub->drops[i]);
+    }
+    for (int i = 0; i <= REWARD_ERROR; i++) {
+        snprintf(name, sizeof name, "reward_status/%s", reward_status_name((enum reward_status)i));
+        metrics_add(hub->metrics, name, (double)hub->statuses[i]);
+        hub->statuses[i] = 0;
+    }
+}
+
+int hub_report_batch(struct curriculum_stage *hub, const struct group *const *groups, int32_t count)
+{
+    struct figures figures = {0};
+    int32_t waiting, asked;
+    int64_t now = clock_now_ms(hub->clock);
+    for (int32_t i = 0; i < count; i++)
+        add_group(&figures, groups[i], hub->batch_count - 1);
+    double mean = ratio(figures.reward_sum, figures.ok);
+    double variance = ratio(figures.reward_squares, figures.ok) - mean * mean;
+    scoring_count(hub, &waiting, &asked);
+    metrics_begin(hub->metrics, hub->batch_count);
+    metrics_add(hub->metrics, "reward/mean", mean);
+    metrics_add(hub->metrics, "reward/std", variance > 0 ? sqrt(variance) : 0);
+    metrics_add(hub->metrics, "group/zero_std_frac", ratio((double)figures.zero_groups, count));
+    metrics_add(hub->metrics, "length/mean", ratio(figures.length_sum, figures.samples));
+    metrics_add(hub->metrics, "staleness/mean", ratio(figures.staleness_sum, figures.sampled));
+    metrics_add(hub->metrics, "staleness/max", (double)figures.staleness_max);
+    metrics_add(hub->metrics, "time/batch_wait_s", (double)(now - hub->formed_ms) / 1000);
+    metrics_add(hub->metrics, "queue/groups_leased", hub->groups.state_count[GROUP_LEASED]);
+    metrics_add(hub->metrics, "queue/groups_scored", hub->groups.state_count[GROUP_SCORED]);
+    metrics_add(hub->metrics, "queue/unscored", waiting + asked);
+    metrics_add(hub->metrics, "queue/leases", hub->leases.count);
+    add_counts(hub);
+    hub->formed_ms = now;
+    return metrics_end(hub->metrics);
+}
+
+static void describe_peers(struct curriculum_stage *hub, Hone__Role role, struct text *out)
+{
+    int64_t now = clock_unix_ms(hub->clock);
+    const char *separator = " (";
+    for (int32_t i = 0; i < hub->peers.count; i++) {
+        const struct peer *peer = &hub->peers.items[i];
+        if (peer->role != role)
+            continue;
+        text_printf(out, "%s%s", separator, peer->wire.identity);
+        if (peer->waiting_for[0] != '\0')
+            text_printf(out, " waits for %s", peer->waiting_for);
+        else
+            text_append(out, " is busy");
+        if (peer->waiting_for[0] != '\0' && peer->waiting_since_ms > 0)
+            text_printf(out, " for %" PRId64 " s", (now - peer->waiting_since_ms) / 1000);
+        separator = ", ";
+    }
+    text_append(out, separator[0] == ' ' ? " (there is none)" : ")");
+}
+
+void hub_describe_wait(struct curriculum_stage *hub, struct text *out)
+{
+    int32_t waiting, asked, leased = 0;
+    const int32_t *count = hub->groups.state_count;
+    scoring_count(hub, &waiting, &asked);
+    for (int32_t i = 0; i < hub->leases.count; i++)
+        leased += hub->leases.items[i].missing;
+    if (hub->batch_count < hub->options.steps)
+        text_printf(out, "batch %" PRId64 " has %d of %d groups; ", hub_next_batch(hub),
+                    count[GROUP_SCORED], hub->options.prompts_per_step);
+    text_printf(out, "%d samples are with actors and %d wait for one", leased,
+                dispatch_free_samples(hub));
+    describe_peers(hub, HONE__ROLE__ROLE_ACTOR, out);
+    text_printf(out, "; %d rewards are with scorers and %d wait for one", asked, waiting);
+    describe_peers(hub, HONE__ROLE__ROLE_SCORER, out);
+    if (hub->done_batch < hub->batch_count)
+        text_printf(out, "; batch %" PRId64 " is with the learner", hub->done_batch + 1);
+    else if (hub->durable_batch < hub->done_batch)
+        text_printf(out, "; batch %" PRId64 " is trained and not yet durable", hub->done_batch);
+    else if (!hub->learner.ready)
+        text_append(out, "; nothing is dispatched before the learner is ready");
+    else
+        text_append(out, "; the learner has no batch");
+    describe_peers(hub, HONE__ROLE__ROLE_LEARNER, out);
+}
+
+void hub_report_stall(struct curriculum_stage *hub)
+{
+    int64_t now = clock_now_ms(hub->clock);
+    if (now - hub->stall_told_ms < hub->options.stall_ms || hub->options.stall_ms <= 0)
+        return;
+    struct text line;
+    text_init(&line);
+    hub_describe_wait(hub, &line);
+    log_warn("nothing has moved for %" PRId64 " s: %s", (now - hub->progress_ms) / 1000, line.data);
+    text_release(&line);
+    hub->stall_told_ms = now;
+}

@@ -1,0 +1,220 @@
+#include "curriculum/training.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "curriculum/hub_store.h"
+#include "infra/base/assert.h"
+#include "infra/base/error.h"
+#include "infra/base/log.h"
+#include "infra/base/memory.h"
+#include "infra/wire/envelope.h"
+
+#define AHEAD    2   /* batches with the learner at once: one in training, one waiting */
+#define RETRY_MS 200 /* before a batch is put together again for a learner whose queue was full */
+
+/* Batches up to number are trained; hashes of those in between are not known. */
+static void mark_done(struct curriculum_stage *hub, int64_t number)
+{
+    for (; hub->done_batch < number; hub->done_batch++) {
+        hub->batches[hub->done_batch].done = true;
+        hub_store_batch(hub, hub->done_batch + 1);
+        hub_progress(hub);
+    }
+    hub->state_changed = true;
+}
+
+/* N3 */
+static void mark_durable(struct curriculum_stage *hub, int64_t number)
+{
+    mark_done(hub, number);
+    while (hub->durable_batch < number) {
+        const struct batch_entry *batch = &hub->batches[hub->durable_batch++];
+        for (int32_t i = 0; i < hub->options.prompts_per_step; i++) {
+            struct group *group = group_table_find(&hub->groups, batch->group_ids[i]);
+            HONE_ASSERT(group != NULL && group->batch == hub->durable_batch);
+            group_table_move(&hub->groups, group, GROUP_TRAINED);
+            hub_store_group(hub, group);
+            group_table_remove(&hub->groups, group);
+        }
+        hub_store_batch(hub, hub->durable_batch);
+        hub_progress(hub);
+    }
+}
+
+static int foreign(const struct curriculum_stage *hub, const struct peer *peer, int64_t number)
+{
+    return error_set(HONE_ECORRUPT,
+                     "%s has trained batch %" PRId64 ", the log of this run has %" PRId64
+                     " batches: its checkpoint belongs to another run",
+                     peer->wire.identity, number, hub->batch_count);
+}
+
+int training_on_ready(struct curriculum_stage *hub, struct peer *peer,
+                      const Hone__LearnerReady *message)
+{
+    struct learner_view *learner = &hub->learner;
+    int64_t trained = message->durable_batch > message->policy_version ? message->durable_batch
+                                                                       : message->policy_version;
+    if (trained < 0)
+        trained = 0;
+    if (trained > hub->batch_count)
+        return foreign(hub, peer, trained);
+    if (message->durable_batch < hub->durable_batch)
+        log_warn("%s starts from batch %" PRId64 " although %" PRId64
+                 " was durable: it trains the batches between again",
+                 peer->wire.identity, message->durable_batch, hub->durable_batch);
+    memset(learner, 0, sizeof *learner);
+    learner->serial = peer->serial;
+    learner->ready = true;
+    learner->version = message->policy_version;
+    learner->sent = learner->trained = trained;
+    snprintf(learner->endpoint, sizeof learner->endpoint, "%s", message->weights_endpoint);
+    mark_done(hub, trained);
+    mark_durable(hub, message->durable_batch > 0 ? message->durable_batch : 0);
+    for (int32_t i = 0; i < hub->peers.count; i++)
+        hub->peers.items[i].told_version = -1;
+    log_info("%s is ready at version %" PRId64 " (batch %" PRId64 " durable)", peer->wire.identity,
+             message->policy_version, message->durable_batch);
+    hub_progress(hub);
+    return 0;
+}
+
+/* N2 */
+static int check_hash(struct curriculum_stage *hub, int64_t number, const char *hash)
+{
+    struct batch_entry *batch = &hub->batches[number - 1];
+    if (batch->weights_hash[0] == '\0') {
+        snprintf(batch->weights_hash, sizeof batch->weights_hash, "%s", hash);
+        hub_store_batch(hub, number);
+        return 0;
+    }
+    if (strncmp(batch->weights_hash, hash, sizeof batch->weights_hash - 1) == 0)
+        return 0;
+    return error_set(HONE_ECORRUPT,
+                     "replay diverged: batch %" PRId64 " gave weights %.16s when it was trained "
+                     "first and %.16s now",
+                     number, batch->weights_hash, hash);
+}
+
+int training_on_done(struct curriculum_stage *hub, struct peer *peer,
+                     const Hone__BatchDone *message)
+{
+    struct learner_view *learner = &hub->learner;
+    int64_t number = message->number;
+    if (peer->serial != learner->serial)
+        return 0; /* a learner that was replaced */
+    if (number < 1 || number > learner->sent || number > hub->batch_count)
+        return foreign(hub, peer, number);
+    if (message->weights_hash != NULL && message->weights_hash[0] != '\0') {
+        int rc = check_hash(hub, number, message->weights_hash);
+        if (rc < 0)
+            return rc;
+    }
+    if (number > learner->trained)
+        learner->trained = number;
+    if (message->has_policy_version && message->policy_version > learner->version)
+        learner->version = message->policy_version;
+    mark_done(hub, number);
+    if (message->has_durable && message->durable)
+        mark_durable(hub, number);
+    hub_progress(hub);
+    return 0;
+}
+
+/* Takes the trajectories of a batch out of the log, in canonical order. */
+static int load_batch(struct curriculum_stage *hub, int64_t number, Hone__Batch *message)
+{
+    const struct batch_entry *batch = &hub->batches[number - 1];
+    int32_t groups = hub->options.prompts_per_step, size = hub->options.group_size;
+    message->number = number;
+    message->group_count = (uint64_t)groups;
+    message->trajectories = MEMORY_ARRAY(Hone__Trajectory *, groups * size);
+    for (int32_t i = 0; i < groups; i++) {
+        Hone__GroupRecord *group;
+        int rc = hub_read_group(hub->log, batch->group_ids[i], &group);
+        for (int32_t k = 0; rc > 0 && k < size; k++) {
+            rc = hub_read_trajectory(hub->log, group->trajectory_ids[k],
+                                     &message->trajectories[message->n_trajectories]);
+            message->n_trajectories += rc > 0;
+        }
+        if (group != NULL)
+            wire_free(&group->base);
+        if (rc <= 0)
+            return rc < 0 ? rc
+                          : error_set(HONE_ECORRUPT,
+                                      "batch %" PRId64 ": group %" PRIu64
+                                      " or a trajectory of it is not in the log",
+                                      number, batch->group_ids[i]);
+    }
+    return 0;
+}
+
+/* 1 sent, 0 try later, negative: the log is broken. */
+static int send_batch(struct curriculum_stage *hub, const struct peer *peer, int64_t number)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__Batch message = HONE__BATCH__INIT;
+    envelope.kind = HONE__KIND__KIND_BATCH;
+    envelope.batch = &message;
+    int rc = load_batch(hub, number, &message);
+    if (rc == 0) {
+        rc = wire_server_send(hub->server, &peer->wire, &envelope, NULL, 0);
+        rc = rc == 0 ? 1 : rc == HONE_EPEER ? 0 : rc;
+    }
+    for (size_t i = 0; i < message.n_trajectories; i++)
+        wire_free(&message.trajectories[i]->base);
+    memory_free(message.trajectories);
+    return rc;
+}
+
+static int send_batches(struct curriculum_stage *hub)
+{
+    struct learner_view *learner = &hub->learner;
+    const struct peer *peer = peer_table_serial(&hub->peers, learner->serial);
+    int64_t now = clock_now_ms(hub->clock);
+    if (peer == NULL || !learner->ready || now < learner->retry_ms)
+        return 0;
+    while (learner->sent < hub->batch_count && learner->sent < learner->trained + AHEAD) {
+        int rc = send_batch(hub, peer, learner->sent + 1);
+        if (rc < 0)
+            return rc;
+        if (rc == 0) {
+            learner->retry_ms = now + RETRY_MS;
+            return 0;
+        }
+        learner->sent++;
+    }
+    return 0;
+}
+
+static void send_notices(struct curriculum_stage *hub)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__WeightsNotice notice = HONE__WEIGHTS_NOTICE__INIT;
+    if (!hub->learner.ready || hub->learner.version < 0)
+        return;
+    notice.version = hub->learner.version;
+    notice.endpoint = hub->learner.endpoint;
+    envelope.kind = HONE__KIND__KIND_WEIGHTS_NOTICE;
+    envelope.weights_notice = &notice;
+    for (int32_t i = 0; i < hub->peers.count; i++) {
+        struct peer *peer = &hub->peers.items[i];
+        if (peer->role != HONE__ROLE__ROLE_ACTOR || peer->told_version >= notice.version)
+            continue;
+        if (wire_server_send(hub->server, &peer->wire, &envelope, NULL, 0) == 0)
+            peer->told_version = notice.version;
+    }
+}
+
+int training_send(struct curriculum_stage *hub)
+{
+    send_notices(hub);
+    return send_batches(hub);
+}
+
+bool training_finished(const struct curriculum_stage *hub)
+{
+    return hub->durable_batch >= hub->options.steps;
+}

@@ -9,8 +9,8 @@
  *   RUN/sft RUN/rl RUN/dpo     one per stage: checkpoints/step-N, final (a checkpoint)
  *   RUN/eval/STAGE.json        figures; RUN/eval/STAGE.samples.jsonl
  *   RUN/rl/log                 the RocksDB log
- *   RUN/sock                   0700, unix sockets (when the path is too long for a socket: under /tmp)
- *   RUN/lock                   held by `hone run` (flock): a second one is refused
+ *   RUN/sock                   0700, unix sockets (when the path is too long for a socket: under
+ * /tmp) RUN/lock                   held by `hone run` (flock): a second one is refused
  */
 #ifndef HONE_LAUNCH_RUN_DIRECTORY_H
 #define HONE_LAUNCH_RUN_DIRECTORY_H
@@ -27,8 +27,8 @@ struct run_directory {
     int lock_fd;
 };
 
-/* Creates or reopens; takes the lock. A directory with another recipe_hash is refused with the first
- * differing line of the two recipes. Read-only or full: one clear error. */
+/* Creates or reopens; takes the lock. A directory with another recipe_hash is refused with the
+ * first differing line of the two recipes. Read-only or full: one clear error. */
 int run_directory_open(struct run_directory *run, const char *path, const char *recipe_text,
                        const char *recipe_hash);
 /* Opens for a worker or for reading: no lock. */

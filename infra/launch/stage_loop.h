@@ -1,5 +1,5 @@
-/* The loop around a ticked stage, shared by every worker process: signals, heart of the poll, errors.
- * A stage has no thread and no clock of its own; the loop supplies both. */
+/* The loop around a ticked stage, shared by every worker process: signals, heart of the poll,
+ * errors. A stage has no thread and no clock of its own; the loop supplies both. */
 #ifndef HONE_LAUNCH_STAGE_LOOP_H
 #define HONE_LAUNCH_STAGE_LOOP_H
 

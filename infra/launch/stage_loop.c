@@ -1,0 +1,64 @@
+#include "infra/launch/stage_loop.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "infra/base/error.h"
+
+enum { POLL_MAX_MS = 1000 };
+
+static volatile sig_atomic_t stop_asked;
+
+static void on_stop(int number)
+{
+    (void)number;
+    stop_asked = 1;
+}
+
+bool stage_loop_interrupted(void)
+{
+    return stop_asked != 0;
+}
+
+/* A worker started by a supervisor must not outlive it, however that one dies. */
+static int die_with_parent(void)
+{
+    const char *parent = getenv("HONE_PARENT_PID");
+    if (parent == NULL)
+        return 0;
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+        return error_errno("prctl(PR_SET_PDEATHSIG)");
+    if (getppid() != (pid_t)strtol(parent, NULL, 10))
+        return error_set(HONE_EINTERRUPTED, "the supervisor (pid %s) is gone", parent);
+    return 0;
+}
+
+int stage_loop_run(void *stage, stage_tick tick)
+{
+    struct sigaction action = {.sa_handler = on_stop};
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGPIPE, &ignore, NULL);
+    int rc = die_with_parent();
+    while (rc == 0) {
+        if (stage_loop_interrupted())
+            return error_set(HONE_EINTERRUPTED, "asked to stop");
+        struct stage_wait wait = {0};
+        rc = tick(stage, &wait);
+        if (rc < 0 || wait.finished)
+            break;
+        if (wait.busy)
+            continue;
+        int timeout_ms =
+            wait.timeout_ms > 0 && wait.timeout_ms < POLL_MAX_MS ? wait.timeout_ms : POLL_MAX_MS;
+        if (wait.server_count == 0 && wait.client_count == 0)
+            clock_sleep_ms(timeout_ms);
+        else
+            wire_poll(wait.servers, wait.server_count, wait.clients, wait.client_count, timeout_ms);
+    }
+    return rc;
+}

@@ -368,20 +368,25 @@ static int64_t row_cost(const struct transformer *t, int64_t row)
            2 * t->query * t->model->config.layers * t->table[row].key_count;
 }
 
-/* Cuts the runs into at most `threads` consecutive shares of about equal cost. */
-static void cut_shares(struct shares *shares, int threads)
+/* Cuts the runs into at most `threads` consecutive shares of about equal cost. False when one long
+ * sequence would keep the others waiting. */
+static bool cut_shares(struct shares *shares, int threads)
 {
     const struct transformer *t = shares->transformer;
-    int64_t total = 0, done = 0;
+    int64_t total = 0, done = 0, began = 0, largest = 0;
     for (int64_t r = 0; r < t->row_count; r++)
         total += row_cost(t, r);
     for (int32_t run = 0; run < t->run_count; run++) {
-        if (shares->count < threads && done * threads >= total * shares->count)
+        if (shares->count < threads && done * threads >= total * shares->count) {
             shares->first_rows[shares->count++] = t->runs[run];
+            began = done;
+        }
         for (int64_t r = t->runs[run]; r < t->runs[run + 1]; r++)
             done += row_cost(t, r);
+        largest = larger(largest, done - began);
     }
     shares->first_rows[shares->count] = t->row_count;
+    return 2 * largest * threads <= 3 * total;
 }
 
 /* The pool for this much work: none when waking threads costs more. */
@@ -390,25 +395,30 @@ static struct parallel *pool_for(const struct transformer *t, int64_t multiply_a
     return multiply_adds < INLINE_MULTIPLY_ADDS ? NULL : t->model->compute->pool;
 }
 
+/* True when whole sequences can be given to each of the pool's threads. */
+static bool share_pass(struct shares *shares, const struct parallel *pool)
+{
+    const struct transformer *t = shares->transformer;
+    int threads = pool ? parallel_threads(pool) : 1;
+    return threads > 1 && threads <= THREADS_MAX && t->whole_runs && t->run_count >= threads &&
+           t->model->values_bytes <= SHARED_BYTES_MAX && cut_shares(shares, threads);
+}
+
 void transformer_forward(struct transformer *transformer, const struct forward_rows *rows)
 {
-    const struct compute *compute = transformer->model->compute;
-    struct parallel *pool =
-        pool_for(transformer, rows->count * transformer->model->parameter_count);
-    struct shares shares = {.transformer = transformer, .ops = compute->ops};
+    const struct backend_ops *ops = transformer->model->compute->ops;
+    struct shares shares = {.transformer = transformer, .ops = ops};
     HONE_ASSERT(rows->count >= 0 && rows->count <= transformer->max_rows);
     place_rows(transformer, rows);
     if (rows->count == 0)
         return;
-    int threads = pool ? parallel_threads(pool) : 1;
-    if (threads > 1 && threads <= THREADS_MAX && transformer->whole_runs &&
-        transformer->run_count >= threads && transformer->model->values_bytes <= SHARED_BYTES_MAX) {
-        cut_shares(&shares, threads);
+    struct parallel *pool =
+        pool_for(transformer, rows->count * transformer->model->parameter_count);
+    if (share_pass(&shares, pool))
         parallel_for(pool, shares.count, 1, forward_share, &shares);
-    } else {
+    else
         forward_span(&(struct span){
-            .transformer = transformer, .ops = compute->ops, .pool = pool, .count = rows->count});
-    }
+            .transformer = transformer, .ops = ops, .pool = pool, .count = rows->count});
     advance_sequences(rows);
 }
 

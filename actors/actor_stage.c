@@ -214,11 +214,14 @@ static void send_heartbeat(struct actor_stage *s, int64_t now_ms)
 
 /* ---- receiving ---- */
 
+/* One request is always out for whatever is newer: the learner answers it the moment there is one.
+ */
 static void want_weights(struct actor_stage *s, const char *endpoint)
 {
     if (endpoint[0] == '\0' || strlen(endpoint) >= sizeof s->weights_endpoint)
         return;
-    snprintf(s->weights_endpoint, sizeof s->weights_endpoint, "%s", endpoint);
+    if (endpoint != s->weights_endpoint)
+        snprintf(s->weights_endpoint, sizeof s->weights_endpoint, "%s", endpoint);
     weight_receiver_want(s->receiver, s->weights_endpoint, s->version);
 }
 
@@ -232,8 +235,7 @@ static void handle_welcome(struct actor_stage *s, const Hone__Welcome *welcome)
     snprintf(s->run_id, sizeof s->run_id, "%s", welcome->run_id);
     s->credits = 0;
     parcel_list_resend(&s->parcels);
-    if (welcome->weights_endpoint && welcome->has_policy_version &&
-        welcome->policy_version > s->version)
+    if (welcome->weights_endpoint)
         want_weights(s, welcome->weights_endpoint);
 }
 
@@ -301,8 +303,7 @@ static int handle_message(struct actor_stage *s, const Hone__Envelope *envelope)
         handle_ack(s, envelope->trajectory_ack);
         break;
     case HONE__KIND__KIND_WEIGHTS_NOTICE:
-        if (envelope->weights_notice->version > s->version)
-            want_weights(s, envelope->weights_notice->endpoint);
+        want_weights(s, envelope->weights_notice->endpoint);
         break;
     case HONE__KIND__KIND_STOP:
         log_info("stop: %s", envelope->stop->reason ? envelope->stop->reason : "the run is done");
@@ -345,6 +346,7 @@ static int receive_weights(struct actor_stage *s)
     s->swaps++;
     rollout_engine_set_version(s->engine, s->version);
     log_debug("weights v%lld", (long long)s->version);
+    want_weights(s, s->weights_endpoint);
     return 0;
 }
 

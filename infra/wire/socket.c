@@ -53,6 +53,7 @@ struct wire_server {
 
 struct wire_client {
     struct link link;
+    bool wants_to_send; /* a send failed: wire_poll also wakes when there is room or a connection */
 };
 
 struct frames {
@@ -553,28 +554,40 @@ int wire_client_send(struct wire_client *client, Hone__Envelope *envelope, const
     return rc;
 }
 
+static void watch(zmq_pollitem_t *items, int *count, void *socket, short events)
+{
+    items[*count].socket = socket;
+    items[(*count)++].events = events;
+}
+
 int wire_poll(struct wire_server *const *servers, int server_count,
               struct wire_client *const *clients, int client_count, int timeout_ms)
 {
     zmq_pollitem_t items[POLL_MAX];
     int count = 0;
+    HONE_ASSERT(server_count >= 0 && client_count >= 0);
     HONE_ASSERT(server_count + client_count <= POLL_MAX);
     memset(items, 0, sizeof items);
-    for (int i = 0; i < server_count + client_count; i++) {
-        void *socket = NULL;
-        if (i < server_count && servers[i])
-            socket = servers[i]->link.socket;
-        else if (i >= server_count && clients[i - server_count])
-            socket = clients[i - server_count]->link.socket;
-        if (!socket)
-            continue;
-        items[count].socket = socket;
-        items[count++].events = ZMQ_POLLIN;
+    for (int i = 0; i < server_count; i++) {
+        if (servers[i])
+            watch(items, &count, servers[i]->link.socket, ZMQ_POLLIN);
+    }
+    for (int i = 0; i < client_count; i++) {
+        short events = ZMQ_POLLIN;
+        if (clients[i] && clients[i]->wants_to_send)
+            events |= ZMQ_POLLOUT;
+        if (clients[i])
+            watch(items, &count, clients[i]->link.socket, events);
     }
     int ready = zmq_poll(items, count, timeout_ms);
     if (ready < 0 && errno == EINTR)
         return 0;
     if (ready < 0)
         return error_set(HONE_EIO, "poll: %s", zmq_strerror(errno));
+    /* Woken once: a caller that then has nothing to send must not spin. */
+    for (int i = client_count - 1, at = count - 1; i >= 0; i--) {
+        if (clients[i] && items[at--].revents & ZMQ_POLLOUT)
+            clients[i]->wants_to_send = false;
+    }
     return ready;
 }

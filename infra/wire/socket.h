@@ -74,7 +74,9 @@ int wire_client_send(struct wire_client *client, Hone__Envelope *envelope, const
 
 void wire_message_release(struct wire_message *message);
 
-/* Waits until one of the servers/clients has input, or timeout_ms. Returns how many are ready. */
+/* Waits until one of the servers/clients has input, a client whose last send failed can send again,
+ * or timeout_ms (-1: for ever). NULL entries are skipped. Returns how many are ready, 0 when a
+ * signal came. */
 int wire_poll(struct wire_server *const *servers, int server_count,
               struct wire_client *const *clients, int client_count, int timeout_ms);
 

@@ -11,6 +11,7 @@
 #define HONE_WIRE_WEIGHT_CHANNEL_H
 
 #include "infra/base/clock.h"
+#include "infra/base/hash.h"
 #include "infra/compute/dtype.h"
 #include "infra/wire/socket.h"
 
@@ -31,7 +32,10 @@ struct snapshot {
     size_t bytes;
 };
 
+/* tensors and data come from memory_alloc. */
 void snapshot_release(struct snapshot *snapshot);
+/* Hex SHA-256 over names, dtypes, shapes and digests: what a manifest calls weights_hash. */
+void snapshot_hash(const struct snapshot *snapshot, char hex[HASH_HEX_SIZE]);
 
 struct weight_publisher;
 int weight_publisher_create(struct weight_publisher **publisher, struct wire_context *context,
@@ -40,7 +44,8 @@ void weight_publisher_destroy(struct weight_publisher *publisher);
 /* Takes the snapshot (tensors and data are moved; digests are computed here). */
 void weight_publisher_publish(struct weight_publisher *publisher, struct snapshot *snapshot);
 int64_t weight_publisher_version(const struct weight_publisher *publisher); /* -1: none yet */
-/* Answers requests; bounded work. */
+/* Answers requests; bounded work. 0, 1 when more is waiting to be sent than one tick may send,
+ * negative on a socket error. */
 int weight_publisher_tick(struct weight_publisher *publisher);
 struct wire_server *weight_publisher_socket(struct weight_publisher *publisher); /* for wire_poll */
 
@@ -48,13 +53,16 @@ struct weight_receiver;
 int weight_receiver_create(struct weight_receiver **receiver, struct wire_context *context,
                            const char *identity, struct clock *clock, int64_t deadline_ms);
 void weight_receiver_destroy(struct weight_receiver *receiver);
-/* Asks for anything newer than have_version at endpoint; a fetch in progress goes on. */
+/* Asks for anything newer than have_version at endpoint, now or as soon as it is published; a fetch
+ * in progress goes on, unless the endpoint is another one. Ends with the next snapshot handed out.
+ */
 void weight_receiver_want(struct weight_receiver *receiver, const char *endpoint,
                           int64_t have_version);
 /* 1: *snapshot now points at a verified snapshot, valid until the next tick; 0 nothing yet. */
 int weight_receiver_tick(struct weight_receiver *receiver, const struct snapshot **snapshot);
-/* NULL while no endpoint is known. */
+/* NULL while no endpoint is known. Poll it at every tick: weight_receiver_want may replace it. */
 struct wire_client *weight_receiver_socket(struct weight_receiver *receiver);
+/* A version was asked for and is not here yet. */
 bool weight_receiver_busy(const struct weight_receiver *receiver);
 
 #endif

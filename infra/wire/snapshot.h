@@ -1,0 +1,28 @@
+/* What both ends of the weight channel need of a snapshot: digests, manifest, layout checks.
+ * (struct snapshot itself is in weight_channel.h.) */
+#ifndef HONE_WIRE_SNAPSHOT_H
+#define HONE_WIRE_SNAPSHOT_H
+
+#include "infra/wire/weight_channel.h"
+
+#define WEIGHT_CHUNK_BYTES  ((size_t)1 << 20)
+#define WEIGHT_CREDIT_BYTES ((size_t)8 << 20)
+#define SNAPSHOT_TENSOR_MAX 65536
+#define SNAPSHOT_BYTES_MAX  ((int64_t)1 << 42)
+
+/* Fills every tensor's sha256 from the data. The tensors must lie back to back: asserts. */
+void snapshot_digest(struct snapshot *snapshot);
+/* A manifest message that points into itself and into the snapshot; manifest_release frees it. */
+struct manifest {
+    Hone__WeightsManifest message;
+    Hone__TensorDigest *digests;
+    Hone__TensorDigest **pointers;
+    char hash[HASH_HEX_SIZE];
+};
+void manifest_build(struct manifest *manifest, const struct snapshot *snapshot, int64_t parent);
+void manifest_release(struct manifest *manifest);
+/* Checks a received manifest and makes the snapshot that it describes, without its data (data is
+ * NULL). HONE_EFORMAT. */
+int manifest_read(const Hone__WeightsManifest *message, struct snapshot *snapshot);
+
+#endif

@@ -30,7 +30,6 @@ struct pipeline {
     const struct recipe *recipe;
     const char *binary;
     struct run_directory run;
-    struct text status; /* status.json as last written */
 };
 
 /* ---- status.json ---- */
@@ -321,10 +320,14 @@ int pipeline_run(const struct recipe *recipe, const char *binary)
         return rc;
     log_info("run %s in %s", p.run.run_id, p.run.path);
     rc = run_all(&p);
-    if (rc == 0)
+    if (rc == 0) {
         rc = pipeline_summary(recipe, &p.run);
-    else
+    } else {
+        char *message = memory_strdup(error_message());
         write_status(&p, NULL, rc == HONE_EINTERRUPTED ? "interrupted" : "failed");
+        error_set(rc, "%s", message); /* why the run failed, not what writing its status met */
+        memory_free(message);
+    }
     run_directory_close(&p.run);
     return rc;
 }

@@ -228,20 +228,36 @@ static void append_problem(struct text *out, const struct arithmetic_problem *p)
                 p->answer, arithmetic_capability_name(p->capability), p->difficulty);
 }
 
-/* Raw text about one problem: a story, a bare equation, or a question with a bare answer. The
- * worked format with #### never occurs here; teaching it is the job of supervised fine-tuning. */
-static void append_text(struct text *out, const struct arithmetic_problem *p, int kind)
+/* Shares of the kinds of raw text, in tenths. */
+enum text_kind { TEXT_STORY, TEXT_STORY_EQUATION, TEXT_EQUATION, TEXT_QUESTION };
+static const enum text_kind text_kinds[] = {
+    TEXT_STORY,    TEXT_STORY,    TEXT_STORY_EQUATION, TEXT_STORY_EQUATION, TEXT_STORY_EQUATION,
+    TEXT_EQUATION, TEXT_EQUATION, TEXT_EQUATION,       TEXT_EQUATION,       TEXT_QUESTION};
+
+enum { TEXT_KIND_SHARES = sizeof text_kinds / sizeof text_kinds[0] };
+
+/* Raw text about one problem: a story, a story with its equation, a bare equation, or a question
+ * with a bare answer. The worked format with #### never occurs here; teaching it is the job of
+ * supervised fine-tuning. */
+static void append_text(struct text *out, const struct arithmetic_problem *p, enum text_kind kind)
 {
+    const char *equation = p->solution + 1;
+    int equation_length = (int)(strstr(equation, " ####") - equation) - 1;
     struct text line;
     text_init(&line);
-    if (kind < 2) {
-        text_printf(&line, "%s", p->statement);
-    } else if (kind < 4) {
-        text_append_bytes(&line, p->solution + 1,
-                          (size_t)(strstr(p->solution, " ####") - p->solution) - 1);
-    } else {
-        text_append_bytes(&line, p->prompt, strlen(p->prompt));
-        text_printf(&line, " %d.", p->answer);
+    switch (kind) {
+    case TEXT_STORY:
+        text_append(&line, p->statement);
+        break;
+    case TEXT_STORY_EQUATION:
+        text_printf(&line, "%s So %.*s.", p->statement, equation_length, equation);
+        break;
+    case TEXT_EQUATION:
+        text_append_bytes(&line, equation, (size_t)equation_length);
+        break;
+    case TEXT_QUESTION:
+        text_printf(&line, "%s %d.", p->prompt, p->answer);
+        break;
     }
     text_append(out, "{\"text\": ");
     text_append_json_string(out, line.data, line.length);
@@ -280,7 +296,7 @@ static int write_split(const char *directory, uint64_t seed, const struct split_
             continue;
         if (spec->text) {
             struct rng_key key = {.seed = seed, .purpose = RNG_DATA, .a = i, .b = 1};
-            append_text(&out, &problem, (int)rng_below(&key, 0, 5));
+            append_text(&out, &problem, text_kinds[rng_below(&key, 0, TEXT_KIND_SHARES)]);
         } else {
             if (!hash_set_add(&seen, hash_u64(problem.prompt, strlen(problem.prompt))))
                 continue;

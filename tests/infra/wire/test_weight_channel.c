@@ -395,11 +395,9 @@ static void test_publisher_restarts_with_the_same_version(void **state)
 {
     (void)state;
     int interrupted = 0;
-    for (int rounds = 1; rounds < 9; rounds++) {
-        interrupted += restart_case(rounds, 0);
-        interrupted += restart_case(rounds, 1);
-    }
-    assert_true(interrupted >= 4);
+    for (int rounds = 1; rounds < 9; rounds++)
+        interrupted += restart_case(rounds, rounds % 3 != 0);
+    assert_true(interrupted >= 2);
 }
 
 static void test_deadline_starts_again(void **state)

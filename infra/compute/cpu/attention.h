@@ -127,6 +127,7 @@ static inline void block_values(enum dtype dtype, const void *values, int64_t he
 
 struct attention_job {
     const struct attention_kv *kv;
+    int64_t rows;
     int32_t heads;
     const float *q;
     int64_t ldq;
@@ -182,13 +183,15 @@ attention_row_head(const struct attention_job *job, enum dtype dtype, int64_t ro
         job->lse[row * job->heads + head] = max + log_one(sum);
 }
 
-/* Items are (row, head) pairs. */
+/* Items are (row, head) pairs, rows taken from both ends in turn: later rows of a sequence see more
+ * keys, and this way every thread's range costs about the same. */
 static inline void attention_items(void *context, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const struct attention_job *job = context;
     for (int64_t item = begin; item < end; item++) {
-        int64_t row = item / job->heads;
+        int64_t turn = item / job->heads;
+        int64_t row = turn % 2 == 0 ? turn / 2 : job->rows - 1 - turn / 2;
         int32_t head = (int32_t)(item % job->heads);
         if (job->kv->dtype == DTYPE_BF16)
             attention_row_head(job, DTYPE_BF16, row, head);
@@ -203,7 +206,7 @@ static inline void attention(struct parallel *pool, const struct attention_kv *k
 {
     HONE_ASSERT(kv->dtype == DTYPE_BF16 || kv->dtype == DTYPE_F32);
     HONE_ASSERT(kv->head_dim <= HEAD_DIM_MAX && heads % kv->kv_heads == 0);
-    struct attention_job job = {kv, heads, q, ldq, table, out, lse};
+    struct attention_job job = {kv, rows, heads, q, ldq, table, out, lse};
     int64_t keys = rows > 0 ? table[rows - 1].key_count : 1;
     int64_t grain = ATTENTION_GRAIN_KEYS / keys;
     parallel_for(pool, rows * heads, grain > 1 ? grain : 1, attention_items, &job);

@@ -1,10 +1,9 @@
 #include "reward/command_reward.h"
 
 #include <errno.h>
-#include <jansson.h>
-#include <math.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -13,6 +12,7 @@
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 #include "infra/base/text.h"
+#include "reward/answer_line.h"
 #include "reward/child_process.h"
 
 #define BACKOFF_FIRST_MS 50
@@ -232,67 +232,23 @@ static void answer(struct command_reward *command, struct call *call, int32_t in
     }
 }
 
-/* The status and value that an answer states; NULL, or what is wrong with it. */
-static const char *read_answer(const json_t *root, enum reward_status *status, double *value)
-{
-    const json_t *score = json_object_get(root, "score"), *word = json_object_get(root, "status");
-    *value = 0;
-    *status = REWARD_OK;
-    if (word != NULL && !json_is_null(word)) {
-        const char *name = json_string_value(word);
-        if (name == NULL)
-            return "its status is not a string";
-        while (*status <= REWARD_ERROR && strcmp(name, reward_status_name(*status)) != 0)
-            (*status)++;
-        if (*status > REWARD_ERROR)
-            return "its status is none of ok, abstain, timeout, error";
-        if (*status != REWARD_OK)
-            return NULL;
-    }
-    if (json_is_null(score) && word == NULL) {
-        *status = REWARD_ABSTAIN;
-        return NULL;
-    }
-    if (json_is_boolean(score))
-        *value = json_is_true(score);
-    else if (json_is_number(score))
-        *value = json_number_value(score);
-    else
-        return "it has no numeric score";
-    return isfinite((float)*value) ? NULL : "its score is out of range";
-}
-
 /* Takes one line; NULL, or what is wrong with it. */
 static const char *take_line(struct command_reward *command, struct call *call, const char *line,
                              size_t length)
 {
-    json_error_t error;
-    json_t *root = json_loadb(line, length, JSON_REJECT_DUPLICATES, &error);
-    const char *wrong = NULL;
-    enum reward_status status = REWARD_OK;
-    double value = 0;
+    struct answer_line said;
+    const char *wrong = answer_line_read(&said, line, length);
+    if (wrong != NULL)
+        return wrong;
     int32_t index = 0;
-    const json_t *id = json_object_get(root, "id");
-    if (!json_is_object(root)) {
-        wrong = "it is not a JSON object";
-    } else if (!json_is_integer(id)) {
-        wrong = "it has no integer id";
-    } else {
-        int64_t number = json_integer_value(id);
-        while (index < call->count && (call->ids[index] == ANSWERED || call->ids[index] != number))
-            index++;
-        wrong =
-            index == call->count ? "nothing open has its id" : read_answer(root, &status, &value);
-    }
-    if (wrong == NULL) {
-        const char *message = json_string_value(json_object_get(root, "message"));
-        if (status != REWARD_OK && message != NULL)
-            log_info("reward %s: %s: %.*s", command->name, reward_status_name(status),
-                     LOG_LINE_BYTES, message);
-        answer(command, call, index, status, (float)value);
-    }
-    json_decref(root);
-    return wrong;
+    while (index < call->count && (call->ids[index] == ANSWERED || call->ids[index] != said.id))
+        index++;
+    if (index == call->count)
+        return "nothing open has its id";
+    if (said.message[0] != '\0')
+        log_info("reward %s: %s: %s", command->name, reward_status_name(said.status), said.message);
+    answer(command, call, index, said.status, said.value);
+    return NULL;
 }
 
 /* Stops the process for the reason given (NULL: how it ended says it) and settles whom it concerns.

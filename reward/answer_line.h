@@ -1,0 +1,21 @@
+/* One line that an external reward command writes, read into what it says. The forms are listed in
+ * command_reward.h. No state; any thread. */
+#ifndef HONE_REWARD_ANSWER_LINE_H
+#define HONE_REWARD_ANSWER_LINE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "infra/data/trajectory.h"
+
+struct answer_line {
+    int64_t id;
+    enum reward_status status;
+    float value;       /* finite; 0 unless the status is REWARD_OK */
+    char message[256]; /* what the command says about a status; "" when nothing */
+};
+
+/* NULL, or what is wrong with the line, as "it ..."; then the answer means nothing. */
+const char *answer_line_read(struct answer_line *answer, const char *line, size_t length);
+
+#endif

@@ -71,8 +71,8 @@ static int check_group(struct audit *audit, const Hone__GroupRecord *record)
         return wrong("group", id, "G4: it is in a batch without a number");
     if (audit->group_count == audit->group_capacity) {
         uint64_t capacity = audit->group_capacity > 0 ? audit->group_capacity * 2 : 256;
-        audit->groups = memory_resize(audit->groups, audit->group_capacity, capacity,
-                                      sizeof *audit->groups);
+        audit->groups =
+            memory_resize(audit->groups, audit->group_capacity, capacity, sizeof *audit->groups);
         audit->group_capacity = capacity;
     }
     struct audit_group *group = &audit->groups[audit->group_count++];

@@ -1,13 +1,15 @@
 /* What becomes of a group whose samples are all scored, and when a batch is complete.
  *
- *  F1  A group with fewer than two OK rewards is dropped (reward_failed). One whose rewards are all
- * equal is dropped (zero_advantage) when the recipe says so, while fewer than refill_max *
- * prompts_per_step were dropped for this batch; after that it is kept. A dropped group is replaced
- * by the next dispatch. F2 (G7)  With staleness_max 0 fates are decided in dispatch order, each
- * after all earlier ones: what is dropped and what replaces it depends on rewards alone, not on who
- * was faster. F3 (G3)  Batch n trains version n-1: a group with a token older than n-1 -
- * staleness_max is dropped (stale) when batch n is formed. F4  At most one batch is formed beyond
- * the one in training. */
+ *   F1  A group with fewer than two OK rewards is dropped (reward_failed). One whose rewards are
+ *       all equal is dropped (zero_advantage) when the recipe says so, while fewer than refill_max
+ *       * prompts_per_step were dropped for this batch; after that it is kept. A dropped group is
+ *       replaced by the next dispatch.
+ *   F2 (G7)  With staleness_max 0 fates are decided in dispatch order, each after all earlier
+ *       ones: what is dropped and what replaces it depends on rewards alone, not on who was
+ *       faster.
+ *   F3 (G3)  Batch n trains version n-1: a group with a token older than n-1 - staleness_max is
+ *       dropped (stale) when batch n is formed.
+ *   F4  At most one batch is formed beyond the one in training. */
 #ifndef HONE_CURRICULUM_BATCH_FORMER_H
 #define HONE_CURRICULUM_BATCH_FORMER_H
 

@@ -236,8 +236,7 @@ static int on_message(struct curriculum_stage *hub, struct peer *peer,
         dispatch_on_credit(hub, peer, envelope->lease_credit->samples);
         break;
     case HONE__KIND__KIND_LEASE_RETURN:
-        dispatch_on_return(hub, peer, envelope->lease_return);
-        break;
+        return dispatch_on_return(hub, peer, envelope->lease_return);
     case HONE__KIND__KIND_TRAJECTORY:
         if (!dispatch_on_trajectory(hub, peer, envelope->trajectory))
             drop_peer(hub, peer, error_message());

@@ -13,6 +13,7 @@
 
 #define LEASE_GRACE_MS 2000 /* a trajectory sent at the deadline may still be under way */
 #define CREDIT_MAX     (1 << 20)
+#define RETURNS_MAX    8 /* a prompt given back so often is at fault itself */
 
 void dispatch_on_credit(struct curriculum_stage *hub, struct peer *peer, int32_t samples)
 {
@@ -36,13 +37,21 @@ static void take_back(struct curriculum_stage *hub, struct lease *lease, const c
     lease_table_remove(&hub->leases, lease);
 }
 
-void dispatch_on_return(struct curriculum_stage *hub, const struct peer *peer,
-                        const Hone__LeaseReturn *message)
+int dispatch_on_return(struct curriculum_stage *hub, const struct peer *peer,
+                       const Hone__LeaseReturn *message)
 {
+    const char *reason = message->reason != NULL ? message->reason : "no reason given";
     struct lease *lease = lease_table_find(&hub->leases, message->lease_id);
-    if (lease != NULL && lease->fence == message->fence &&
-        strcmp(lease->worker.identity, peer->wire.identity) == 0)
-        take_back(hub, lease, message->reason != NULL ? message->reason : "returned");
+    if (lease == NULL || lease->fence != message->fence ||
+        strcmp(lease->worker.identity, peer->wire.identity) != 0)
+        return 0;
+    struct group *group = group_table_find(&hub->groups, lease->group_id);
+    HONE_ASSERT(group != NULL);
+    take_back(hub, lease, reason);
+    if (++group->returns < RETURNS_MAX)
+        return 0;
+    return error_set(HONE_EPEER, "prompt %" PRIu64 " was given back %d times, last by %s: %s",
+                     group->prompt_id, group->returns, peer->wire.identity, reason);
 }
 
 void dispatch_peer_back(struct curriculum_stage *hub, const struct wire_peer *wire,
@@ -140,6 +149,7 @@ static void accept(struct curriculum_stage *hub, struct lease *lease, struct gro
     memset(&trajectory->reward, 0, sizeof trajectory->reward);
     trajectory->scored_ms = 0;
     trajectory->leased_ms = lease->leased_ms;
+    group->returns = 0;
     sample->state = SAMPLE_ARRIVED;
     sample->trajectory_id = trajectory->id;
     sample->attempt = 0;

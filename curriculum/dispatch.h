@@ -1,11 +1,12 @@
 /* Leases: who samples what, and the trajectories that come back.
  *
- *  D1 (G3)  A new group is dispatched only while fewer than (staleness_max + 1) * prompts_per_step
- * groups are dispatched and not yet trained or dropped, and only as many as the run still needs. D2
- * A lease demands the oldest version that the group's batch can still use. With staleness_max 0
- *           that is exactly the published one (G7).
- *  D3       A trajectory counts when its lease is out, the fence matches, and it fits its group;
- * all else is refused. One that is in the log already is acknowledged again. */
+ *   D1 (G3)  A new group is dispatched only while fewer than (staleness_max + 1) *
+ *       prompts_per_step groups are dispatched and not yet trained or dropped, and only as many as
+ *       the run still needs.
+ *   D2  A lease demands the oldest version that the group's batch can still use. With
+ *       staleness_max 0 that is exactly the published one (G7).
+ *   D3  A trajectory counts when its lease is out, the fence matches, and it fits its group; all
+ *       else is refused. One that is in the log already is acknowledged again. */
 #ifndef HONE_CURRICULUM_DISPATCH_H
 #define HONE_CURRICULUM_DISPATCH_H
 
@@ -16,8 +17,9 @@ void dispatch_on_credit(struct curriculum_stage *hub, struct peer *peer, int32_t
  */
 bool dispatch_on_trajectory(struct curriculum_stage *hub, struct peer *peer,
                             const Hone__Trajectory *message);
-void dispatch_on_return(struct curriculum_stage *hub, const struct peer *peer,
-                        const Hone__LeaseReturn *message);
+/* An actor gives a lease back. Negative: its prompt cannot be sampled by anyone. */
+int dispatch_on_return(struct curriculum_stage *hub, const struct peer *peer,
+                       const Hone__LeaseReturn *message);
 /* The worker said Hello: leases of an earlier process of that name go back, its own are sent again.
  */
 void dispatch_peer_back(struct curriculum_stage *hub, const struct wire_peer *wire,

@@ -14,6 +14,7 @@
  *
  *  T1  Only the moves above exist; any other is a bug (G1).
  *  T2  Groups are kept in dispatch order; id == order + 1.
+ *
  * The table owns its groups. Owned by one thread. */
 #ifndef HONE_CURRICULUM_GROUP_TABLE_H
 #define HONE_CURRICULUM_GROUP_TABLE_H
@@ -50,6 +51,7 @@ struct group {
     enum drop_reason reason; /* when DROPPED */
     int64_t batch;           /* BATCHED, TRAINED: its batch; DROPPED: the one it was meant for; 0 */
     bool decided;            /* SCORED and found fit for a batch */
+    int32_t returns;         /* leases given back by actors since a sample last arrived */
     int32_t size;
     struct sample *samples; /* [size] */
 };

@@ -7,9 +7,11 @@
  *   send      acknowledgements, leases, requests, batches, notices: only of what is durable
  *   report    who waits for whom, when nothing moves
  *
- *  H1  Nothing that was not committed is sent or acknowledged.
- *  H2  The tables equal what recovery would read from the log, but for time-outs, attempts and
- * credit. Owned by the thread that ticks the stage. */
+ *   H1  Nothing that was not committed is sent or acknowledged.
+ *   H2  The tables equal what recovery would read from the log, but for time-outs, attempts and
+ *       credit.
+ *
+ * Owned by the thread that ticks the stage. */
 #ifndef HONE_CURRICULUM_HUB_H
 #define HONE_CURRICULUM_HUB_H
 

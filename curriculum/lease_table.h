@@ -1,8 +1,10 @@
 /* The leases that are out: which worker may deliver which samples of which group.
  *
- *  L1  A lease is over when every sample of it has arrived, or when it is taken back (worker gone,
- * worker restarted, deadline, returned). Over means removed: what arrives for it later is refused.
- *  L2  Ids and fences are never used twice in a run.
+ *   L1  A lease is over when every sample of it has arrived, or when it is taken back (worker gone,
+ *       worker restarted, deadline, returned). Over means removed: what arrives for it later is
+ *       refused.
+ *   L2  Ids and fences are never used twice in a run.
+ *
  * Owned by one thread. */
 #ifndef HONE_CURRICULUM_LEASE_TABLE_H
 #define HONE_CURRICULUM_LEASE_TABLE_H

@@ -1,8 +1,10 @@
 /* The workers that have said Hello and are being heard.
  *
- *  P1  A peer is one process: the same name with another incarnation is another peer, with a new
- * serial. P2  Credit counts from the last Hello on. Pointers are valid until the next add or
- * remove. Owned by one thread. */
+ *   P1  A peer is one process: the same name with another incarnation is another peer, with a new
+ *       serial.
+ *   P2  Credit counts from the last Hello on.
+ *
+ * Pointers are valid until the next add or remove. Owned by one thread. */
 #ifndef HONE_CURRICULUM_PEER_TABLE_H
 #define HONE_CURRICULUM_PEER_TABLE_H
 

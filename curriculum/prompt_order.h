@@ -3,6 +3,7 @@
  *  O1  The prompt of dispatch number `order` is a function of (seed, count, order) alone.
  *  O2  Every prompt comes exactly once in orders [e * count, (e + 1) * count), for every epoch e.
  *  O3  A prompt is sampled under another seed each time it comes: the seed follows from the order.
+ *
  * Caches the permutation of one epoch. Owned by one thread. */
 #ifndef HONE_CURRICULUM_PROMPT_ORDER_H
 #define HONE_CURRICULUM_PROMPT_ORDER_H

@@ -1,8 +1,10 @@
 /* Rewards: which scorer judges which trajectory, and the results that come back.
  *
- *  R1  A request leaves only for a trajectory that is committed; its result is acknowledged after
- * commit. R2 (G8)  A timeout or an error is tried again up to score_retries times; then the status
- * stands. R3  The first result that stands counts; later ones are acknowledged and forgotten. */
+ *   R1  A request leaves only for a trajectory that is committed; its result is acknowledged after
+ *       commit.
+ *   R2 (G8)  A timeout or an error is tried again up to score_retries times; then the status
+ *       stands.
+ *   R3  The first result that stands counts; later ones are acknowledged and forgotten. */
 #ifndef HONE_CURRICULUM_SCORING_H
 #define HONE_CURRICULUM_SCORING_H
 

@@ -105,8 +105,10 @@ int training_on_done(struct curriculum_stage *hub, struct peer *peer,
     int64_t number = message->number;
     if (peer->serial != learner->serial)
         return 0; /* a learner that was replaced */
-    if (number < 1 || number > learner->sent || number > hub->batch_count)
+    if (number < 1 || number > hub->batch_count)
         return foreign(hub, peer, number);
+    if (number > learner->sent) /* it reported anew while this batch was on its way */
+        learner->sent = number;
     if (message->weights_hash != NULL && message->weights_hash[0] != '\0') {
         int rc = check_hash(hub, number, message->weights_hash);
         if (rc < 0)

@@ -1,9 +1,9 @@
 /* Batches on their way to the learner, and what it says about them.
  *
- *  N1 (G4)  Batches are sent in order, at most two beyond what the learner has trained; whatever it
- * has not trained is sent again, unchanged, to a learner that reports anew. N2       A batch
- * trained twice must give the same weights, bit for bit: another hash stops the run. N3 Groups are
- * TRAINED when their batch is durable. */
+ *   N1 (G4)  Batches are sent in order, at most two beyond what the learner has trained; whatever
+ *       it has not trained is sent again, unchanged, to a learner that reports anew.
+ *   N2  A batch trained twice must give the same weights, bit for bit: another hash stops the run.
+ *   N3  Groups are TRAINED when their batch is durable. */
 #ifndef HONE_CURRICULUM_TRAINING_H
 #define HONE_CURRICULUM_TRAINING_H
 

@@ -1,9 +1,12 @@
 /* A child process with pipes on its stdin, stdout and stderr, in a process group of its own.
  *
- *  P1  Our ends of the pipes are non-blocking and close-on-exec; the child gets nothing else of
- * ours. P2  Stopping kills the whole group and reaps the child: no zombie, no orphan of the same
- * group. P3  The child is killed by the kernel when the thread that started it ends. Owned by one
- * thread. */
+ *   P1  Our ends of the pipes are non-blocking and close-on-exec; the child gets nothing else of
+ *       ours.
+ *   P2  Stopping kills the whole group and reaps the child: no zombie, no orphan of the same
+ *       group.
+ *   P3  The child is killed by the kernel when the thread that started it ends.
+ *
+ * Owned by one thread. */
 #ifndef HONE_REWARD_CHILD_PROCESS_H
 #define HONE_REWARD_CHILD_PROCESS_H
 

@@ -1,10 +1,13 @@
 /* Exact decimal numbers in text: finding, reading and comparing them without rounding.
  *
- *  N1  A number is digits with at most one decimal point, optional thousands separators (a comma
- * before exactly three digits), an optional exponent, and optional -, +, $ in front. U+2212 is a
- * minus. A minus between two operands ("10-3") is an operator, not a sign. N2  Currency and percent
- * signs carry no value: "$18", "18%" and "18" are the same number. N3  Comparison is exact at any
- * length: "0.10" == ".1", "1e2" == "100", 0.1 != 0.1000000000000000001. No state; any thread. */
+ *   N1  A number is digits with at most one decimal point, optional thousands separators (a comma
+ *       before exactly three digits), an optional exponent, and optional -, +, $ in front. U+2212
+ *       is a minus. A minus between two operands ("10-3") is an operator, not a sign.
+ *   N2  Currency and percent signs carry no value: "$18", "18%" and "18" are the same number.
+ *   N3  Comparison is exact at any length: "0.10" == ".1", "1e2" == "100", 0.1 !=
+ *       0.1000000000000000001.
+ *
+ * No state; any thread. */
 #ifndef HONE_REWARD_NUMBER_H
 #define HONE_REWARD_NUMBER_H
 

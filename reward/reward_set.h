@@ -1,11 +1,13 @@
 /* Rewards of a recipe: a weighted list of parts, each a built-in verifier or an external command.
  *
- *  R1 (G8)  A part that fails, times out or abstains has a status, never a number. The total is OK
- * only when every part that did not abstain is OK and at least one is; abstaining parts are left
- * out of the sum. R2       An external command is a child process of its own group that reads one
- * JSON object a line and writes one a line; a deadline per line; death, garbage or silence is a
- * status, the process is killed and started again with back-off, within a budget. Owned by one
- * thread. */
+ *   R1 (G8)  A part that fails, times out or abstains has a status, never a number. The total is
+ *       OK only when every part that did not abstain is OK and at least one is; abstaining parts
+ *       are left out of the sum.
+ *   R2  An external command is a child process of its own group that reads one JSON object a line
+ *       and writes one a line; a deadline per line; death, garbage or silence is a status, the
+ *       process is killed and started again with back-off, within a budget.
+ *
+ * Owned by one thread. */
 #ifndef HONE_REWARD_REWARD_SET_H
 #define HONE_REWARD_REWARD_SET_H
 

@@ -567,6 +567,9 @@ static void on_message(struct world *world, struct fake_worker *worker,
                        const Hone__Envelope *envelope)
 {
     worker->heard_tick = world->tick;
+    /* Sent to the process that had this name before: not for us. */
+    if (!worker->welcomed && envelope->kind == HONE__KIND__KIND_BATCH)
+        return;
     switch ((int)envelope->kind) {
     case HONE__KIND__KIND_WELCOME:
         worker->welcomed = true;

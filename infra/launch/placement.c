@@ -1,5 +1,6 @@
 #include "infra/launch/placement.h"
 
+#include <errno.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -94,13 +95,15 @@ int placement_pin(const struct cpu_set_list *list)
     placement_format(list, text, sizeof text);
     if (list->count == 0)
         return error_set(HONE_EINVAL, "pinning: no cpu given");
-    if (sched_setaffinity(0, sizeof set, &set) < 0)
+    /* EINVAL: none of them exists or is allowed. */
+    bool refused = sched_setaffinity(0, sizeof set, &set) < 0;
+    if (refused && errno != EINVAL)
         return error_errno("pinning to cpu %s", text);
     /* The kernel drops cpus that do not exist or are not allowed; a worker must not run on fewer
      * than it was promised without a word. */
     struct cpu_set_list granted;
     placement_available(&granted);
-    if (granted.count != list->count) {
+    if (refused || granted.count != list->count) {
         char available[256];
         placement_format(&granted, available, sizeof available);
         return error_set(HONE_EINVAL, "pinning to cpu %s: this process may only use cpu %s", text,

@@ -17,7 +17,7 @@
 #include "infra/base/memory.h"
 #include "infra/base/text.h"
 
-enum { FILE_MAX_BYTES = 4 << 20 };
+enum { FILE_MAX_BYTES = 4 << 20, SHORT_FOLDER_BYTES = 64 };
 
 static int take_lock(struct run_directory *run)
 {
@@ -27,8 +27,10 @@ static int take_lock(struct run_directory *run)
     if (run->lock_fd < 0)
         return error_errno("%s: cannot write there", path);
     if (flock(run->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+        int code = errno;
         close(run->lock_fd);
         run->lock_fd = -1;
+        errno = code;
         if (errno == EWOULDBLOCK)
             return error_set(HONE_EBUSY,
                              "%s is in use by another `hone run`: wait for it, stop it, or choose "
@@ -131,6 +133,22 @@ static int open_identity(struct run_directory *run, const char *recipe_text,
     return file_write_atomic(path, recipe_text, strlen(recipe_text));
 }
 
+/* realpath may need more than HONE_PATH_MAX. */
+static int absolute_path(const char *path, char absolute[HONE_PATH_MAX])
+{
+    char *found = realpath(path, NULL);
+    int rc = 0;
+    if (found == NULL)
+        return error_errno("run directory %s", path);
+    if (strlen(found) + 64 > HONE_PATH_MAX)
+        rc = error_set(HONE_EINVAL, "run directory %.80s...: its path is longer than %d bytes",
+                       found, HONE_PATH_MAX - 64);
+    else
+        strcpy(absolute, found);
+    free(found);
+    return rc;
+}
+
 static int make_socket_directory(const struct run_directory *run)
 {
     char path[HONE_PATH_MAX];
@@ -145,16 +163,15 @@ int run_directory_open(struct run_directory *run, const char *path, const char *
                        const char *recipe_hash)
 {
     static const char *const folders[] = {"logs", "metrics", "eval"};
-    char folder[HONE_PATH_MAX], absolute[HONE_PATH_MAX];
+    char folder[HONE_PATH_MAX];
     memset(run, 0, sizeof *run);
     run->lock_fd = -1;
     int rc = file_make_directories(path);
     if (rc < 0)
         return error_prefix("output_dir %s", path);
-    if (realpath(path, absolute) == NULL)
-        return error_errno("output_dir %s", path);
-    snprintf(run->path, sizeof run->path, "%s", absolute);
-    rc = take_lock(run);
+    rc = absolute_path(path, run->path);
+    if (rc == 0)
+        rc = take_lock(run);
     if (rc == 0)
         rc = open_identity(run, recipe_text, recipe_hash);
     for (size_t i = 0; rc == 0 && i < sizeof folders / sizeof folders[0]; ++i)
@@ -170,15 +187,32 @@ int run_directory_attach(struct run_directory *run, const char *path)
 {
     memset(run, 0, sizeof *run);
     run->lock_fd = -1;
-    if (realpath(path, run->path) == NULL)
-        return error_errno("run directory %s", path);
-    return read_identity(run);
+    int rc = absolute_path(path, run->path);
+    return rc < 0 ? rc : read_identity(run);
+}
+
+/* Where sockets go when the run's own path is too long for them. */
+static void short_socket_folder(const struct run_directory *run, char folder[SHORT_FOLDER_BYTES])
+{
+    snprintf(folder, SHORT_FOLDER_BYTES, "/tmp/hone-%u-%.16s", (unsigned)getuid(), run->run_id);
+}
+
+static bool is_private_folder(const char *folder)
+{
+    struct stat status;
+    return lstat(folder, &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == getuid() &&
+           (status.st_mode & 077) == 0;
 }
 
 void run_directory_close(struct run_directory *run)
 {
-    if (run->lock_fd >= 0)
+    char folder[SHORT_FOLDER_BYTES];
+    if (run->lock_fd >= 0) {
+        short_socket_folder(run, folder);
+        if (run->run_id[0] != '\0' && is_private_folder(folder))
+            file_remove_tree(folder);
         close(run->lock_fd);
+    }
     run->lock_fd = -1;
 }
 
@@ -203,12 +237,9 @@ const char *run_directory_endpoint(const struct run_directory *run, char *buffer
     if (strlen(buffer) - strlen("ipc://") < sizeof address.sun_path)
         return buffer;
     /* Too long for a unix socket: a directory of our own under /tmp, named after the run. */
-    char folder[64];
-    snprintf(folder, sizeof folder, "/tmp/hone-%u-%.16s", (unsigned)getuid(), run->run_id);
-    struct stat status;
-    if (mkdir(folder, 0700) < 0 && errno == EEXIST &&
-        (lstat(folder, &status) < 0 || !S_ISDIR(status.st_mode) || status.st_uid != getuid() ||
-         (status.st_mode & 077) != 0))
+    char folder[SHORT_FOLDER_BYTES];
+    short_socket_folder(run, folder);
+    if (mkdir(folder, 0700) < 0 && errno == EEXIST && !is_private_folder(folder))
         snprintf(folder, sizeof folder, "%s", "/nonexistent"); /* someone else's: refuse to bind */
     snprintf(buffer, capacity, "ipc://%s/%s", folder, name);
     return buffer;

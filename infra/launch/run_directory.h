@@ -9,8 +9,8 @@
  *   RUN/sft RUN/rl RUN/dpo     one per stage: checkpoints/step-N, final (a checkpoint)
  *   RUN/eval/STAGE.json        figures; RUN/eval/STAGE.samples.jsonl
  *   RUN/rl/log                 the RocksDB log
- *   RUN/sock                   0700, unix sockets (when the path is too long for a socket: under
- * /tmp) RUN/lock                   held by `hone run` (flock): a second one is refused
+ *   RUN/sock                   0700, unix sockets; /tmp/hone-UID-RUNID when that path is too long
+ *   RUN/lock                   held by `hone run` (flock): a second one is refused
  */
 #ifndef HONE_LAUNCH_RUN_DIRECTORY_H
 #define HONE_LAUNCH_RUN_DIRECTORY_H

@@ -1,5 +1,6 @@
 #include "infra/launch/stage_loop.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,14 +9,19 @@
 
 #include "infra/base/error.h"
 
-enum { POLL_MAX_MS = 1000 };
+/* Also the longest that a signal can go unnoticed which arrives between the check and the poll. */
+enum { POLL_MAX_MS = 250 };
 
 static volatile sig_atomic_t stop_asked;
+static pthread_t loop_thread; /* set before the handlers are */
 
+/* The kernel may give the signal to any thread (the log's store has some): only on the loop's own
+ * does it also end the poll. */
 static void on_stop(int number)
 {
-    (void)number;
     stop_asked = 1;
+    if (!pthread_equal(pthread_self(), loop_thread))
+        pthread_kill(loop_thread, number);
 }
 
 bool stage_loop_interrupted(void)
@@ -40,6 +46,7 @@ int stage_loop_run(void *stage, stage_tick tick)
 {
     struct sigaction action = {.sa_handler = on_stop};
     struct sigaction ignore = {.sa_handler = SIG_IGN};
+    loop_thread = pthread_self();
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
@@ -58,7 +65,9 @@ int stage_loop_run(void *stage, stage_tick tick)
         if (wait.server_count == 0 && wait.client_count == 0)
             clock_sleep_ms(timeout_ms);
         else
-            wire_poll(wait.servers, wait.server_count, wait.clients, wait.client_count, timeout_ms);
+            rc = wire_poll(wait.servers, wait.server_count, wait.clients, wait.client_count,
+                           timeout_ms);
+        rc = rc > 0 ? 0 : rc;
     }
     return rc;
 }

@@ -93,12 +93,14 @@ static _Noreturn void become_worker(const struct worker_spec *spec, int log_fd, 
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
     signal(SIGPIPE, SIG_DFL);
-    int null_fd = open("/dev/null", O_RDONLY);
+    int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     dup2(null_fd, STDIN_FILENO);
     dup2(log_fd, STDOUT_FILENO);
     dup2(log_fd, STDERR_FILENO);
     execve(spec->argv[0], spec->argv, environment);
-    _exit(127);
+    static const char message[] = "the program of this worker cannot be started\n";
+    ssize_t written = write(STDERR_FILENO, message, sizeof message - 1);
+    _exit(written < 0 ? 126 : 127);
 }
 
 static int start(struct supervisor *supervisor, struct worker_process *worker)
@@ -189,6 +191,20 @@ static int on_death(struct supervisor *supervisor, struct worker_process *worker
     return 0;
 }
 
+/* Reaps a worker that has ended: its pid, 0 while it runs, or -1. What it leaves behind in its
+ * process group (a reward command, say) goes with it: while it is not reaped its group is still its
+ * own. */
+static pid_t reap(struct worker_process *worker)
+{
+    siginfo_t info = {0};
+    if (waitid(P_PID, (id_t)worker->pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0)
+        return errno == EINTR ? 0 : -1;
+    if (info.si_pid == 0)
+        return 0;
+    kill(-worker->pid, SIGKILL);
+    return waitpid(worker->pid, &worker->exit_status, 0);
+}
+
 static int tick_worker(struct supervisor *supervisor, struct worker_process *worker)
 {
     switch (worker->status) {
@@ -196,8 +212,8 @@ static int tick_worker(struct supervisor *supervisor, struct worker_process *wor
     case WORKER_BACKOFF:
         return clock_now_ms(supervisor->clock) >= worker->due_ms ? start(supervisor, worker) : 0;
     case WORKER_RUNNING: {
-        pid_t pid = waitpid(worker->pid, &worker->exit_status, WNOHANG);
-        if (pid == 0 || (pid < 0 && errno == EINTR))
+        pid_t pid = reap(worker);
+        if (pid == 0)
             return 0;
         if (pid < 0)
             return error_errno("wait for %s", worker->spec.name);
@@ -238,8 +254,7 @@ static bool any_running(struct supervisor *supervisor)
         struct worker_process *worker = supervisor->workers[i];
         if (worker->status != WORKER_RUNNING)
             continue;
-        pid_t pid = waitpid(worker->pid, &worker->exit_status, WNOHANG);
-        if (pid == worker->pid || (pid < 0 && errno == ECHILD)) {
+        if (reap(worker) != 0) {
             worker->status = WORKER_DONE;
             worker->pid = 0;
         } else {

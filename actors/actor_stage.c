@@ -266,10 +266,10 @@ static int read_lease(const Hone__Lease *message, struct lease *lease)
 
 static void handle_lease(struct actor_stage *s, const Hone__Lease *message)
 {
-    s->credits -= message->sample_count < s->credits ? message->sample_count : s->credits;
     if (lease_list_holds(&s->leases, message->lease_id, message->fence) ||
         parcel_list_holds(&s->parcels, message->lease_id, message->fence))
-        return; /* sent twice */
+        return; /* sent again after a Hello, on no new credit */
+    s->credits -= message->sample_count < s->credits ? message->sample_count : s->credits;
     struct lease *lease = MEMORY_NEW(struct lease);
     if (read_lease(message, lease) < 0) {
         send_lease_return(s, message->lease_id, message->fence, error_message());

@@ -195,7 +195,7 @@ static void world_open(struct world *w)
     memset(w, 0, sizeof *w);
     w->now_ns = INT64_C(1000000000000);
     w->clock = clock_fake(&w->now_ns);
-    strcpy(w->directory, "/tmp/hone-actor-XXXXXX");
+    snprintf(w->directory, sizeof w->directory, "/tmp/hone-actor-XXXXXX");
     assert_non_null(mkdtemp(w->directory));
     snprintf(w->hub_endpoint, sizeof w->hub_endpoint, "ipc://%s/hub", w->directory);
     snprintf(w->weights_endpoint, sizeof w->weights_endpoint, "ipc://%s/weights", w->directory);

@@ -293,7 +293,7 @@ static void world_open(struct world *w)
     w->now_ns = INT64_C(1000000000000);
     w->clock = clock_fake(&w->now_ns);
     w->held = -1;
-    strcpy(w->directory, "/tmp/hone-learner-XXXXXX");
+    snprintf(w->directory, sizeof w->directory, "/tmp/hone-learner-XXXXXX");
     assert_non_null(mkdtemp(w->directory));
     snprintf(w->model_directory, sizeof w->model_directory, "%s/base", w->directory);
     snprintf(w->stage_directory, sizeof w->stage_directory, "%s/rl", w->directory);
@@ -461,8 +461,7 @@ static void test_a_restart_equals_the_uninterrupted_run(void **state)
     stop_learner(&w);
 
     /* handle_done compares every hash with the one of the first life. */
-    char other[] = "/rl2";
-    strcpy(w.stage_directory + strlen(w.directory), other);
+    snprintf(w.stage_directory, sizeof w.stage_directory, "%s/again", w.directory);
     w.generates = false;
     w.trained = w.durable = 0;
     w.readies = 0;

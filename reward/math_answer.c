@@ -76,6 +76,8 @@ static const struct {
 /* The replacement at c, or -1. A command name must end where the match ends. */
 static int replacement_at(const char *c)
 {
+    if (strchr("\\^\xE2\xC2", *c) == NULL) /* what they begin with; most characters are none */
+        return -1;
     for (size_t i = 0; i < sizeof replacements / sizeof replacements[0]; i++) {
         size_t length = strlen(replacements[i].from);
         if (strncmp(c, replacements[i].from, length) != 0)
@@ -91,7 +93,7 @@ static const char *text_command(const char *c)
 {
     static const char *const names[] = {"\\text{",   "\\mbox{",   "\\textbf{", "\\mathrm{",
                                         "\\textit{", "\\mathbf{", "\\textrm{"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+    for (size_t i = 0; *c == '\\' && i < sizeof names / sizeof names[0]; i++)
         if (text_starts_with(c, names[i]))
             return c + strlen(names[i]) - 1;
     return NULL;

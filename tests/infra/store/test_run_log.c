@@ -27,7 +27,7 @@
 
 #define KILLS         10
 #define PAYLOAD_BYTES 700
-#define DAMAGE_CASES  24
+#define DAMAGE_CASES  12
 
 static char root[64], directory[256];
 
@@ -286,7 +286,7 @@ static void remove_acked(void)
 static void test_torn_tail_is_tolerated(void **state)
 {
     (void)state;
-    for (off_t cut = 1; cut < 600; cut += 97) {
+    for (off_t cut = 1; cut < 600; cut += 197) {
         char path[HONE_PATH_MAX];
         int64_t bytes;
         struct run_log *log;

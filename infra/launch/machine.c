@@ -1,6 +1,7 @@
 #include "infra/launch/machine.h"
 
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>

@@ -144,7 +144,7 @@ static int absolute_path(const char *path, char absolute[HONE_PATH_MAX])
         rc = error_set(HONE_EINVAL, "run directory %.80s...: its path is longer than %d bytes",
                        found, HONE_PATH_MAX - 64);
     else
-        strcpy(absolute, found);
+        snprintf(absolute, HONE_PATH_MAX, "%s", found);
     free(found);
     return rc;
 }

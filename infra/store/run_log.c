@@ -304,7 +304,7 @@ int run_log_open(struct run_log **log, const char *directory, bool read_only)
         rc = error_set(HONE_EINVAL, "log path too long: %.80s...", directory);
         goto out;
     }
-    strcpy(made->directory, directory);
+    snprintf(made->directory, sizeof made->directory, "%s", directory);
     if (read_only && !file_exists(file_in(made, path, "CURRENT")))
         rc = error_set(HONE_ENOENT, "there is no log in %s", directory);
     else if (!read_only)

@@ -1,6 +1,7 @@
 #include "infra/wire/codec.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "infra/base/assert.h"
@@ -97,7 +98,7 @@ int wire_reward_read(const Hone__Reward *message, struct reward *reward)
         struct reward_part *part = &reward->parts[i];
         if (strlen(from->name) >= sizeof part->name)
             return error_set(HONE_EFORMAT, "reward part name %.40s... is too long", from->name);
-        strcpy(part->name, from->name);
+        snprintf(part->name, sizeof part->name, "%s", from->name);
         part->status = (enum reward_status)from->status;
         if (part->status == REWARD_OK && !from->has_value)
             return error_set(HONE_EFORMAT, "reward part %s has no value (G8)", part->name);

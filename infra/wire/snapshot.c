@@ -1,5 +1,6 @@
 #include "infra/wire/snapshot.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "infra/base/assert.h"
@@ -98,7 +99,7 @@ static int read_tensor(const Hone__TensorDigest *digest, size_t offset,
         bytes > (size_t)SNAPSHOT_BYTES_MAX)
         return error_set(HONE_EFORMAT, "%s has shape [%lld, %lld]", digest->name,
                          (long long)digest->rows, (long long)digest->columns);
-    strcpy(tensor->name, digest->name);
+    snprintf(tensor->name, sizeof tensor->name, "%s", digest->name);
     tensor->dtype = (enum dtype)digest->dtype;
     tensor->rows = digest->rows;
     tensor->columns = digest->columns;

@@ -101,7 +101,7 @@ static bool ipc_is_served(const char *path)
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof address.sun_path)
         return false;
-    strcpy(address.sun_path, path);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return false;
@@ -139,7 +139,7 @@ static int check_endpoint(const char *endpoint, char out[ENDPOINT_MAX])
     if (strlen(endpoint) >= ENDPOINT_MAX)
         return error_set(HONE_EINVAL, "endpoint longer than %d bytes: %.60s...", ENDPOINT_MAX - 1,
                          endpoint);
-    strcpy(out, endpoint);
+    snprintf(out, ENDPOINT_MAX, "%s", endpoint);
     if (text_starts_with(endpoint, "tcp://"))
         return check_tcp(endpoint, out);
     if (text_starts_with(endpoint, "ipc://")) {

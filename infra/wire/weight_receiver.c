@@ -10,6 +10,7 @@
  * for. */
 #include "infra/wire/weight_channel.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -57,7 +58,7 @@ int weight_receiver_create(struct weight_receiver **receiver, struct wire_contex
     made->clock = clock;
     made->deadline_ms = deadline_ms;
     made->have_version = -1;
-    strcpy(made->identity, identity);
+    snprintf(made->identity, sizeof made->identity, "%s", identity);
     *receiver = made;
     return 0;
 }
@@ -93,7 +94,7 @@ void weight_receiver_want(struct weight_receiver *receiver, const char *endpoint
         }
         wire_client_destroy(receiver->client);
         receiver->client = client;
-        strcpy(receiver->endpoint, endpoint);
+        snprintf(receiver->endpoint, sizeof receiver->endpoint, "%s", endpoint);
     }
     if (moved || receiver->phase == PHASE_IDLE)
         start_asking(receiver);
@@ -179,7 +180,7 @@ static void handle_manifest(struct weight_receiver *receiver, const Hone__Weight
     }
     snapshot_release(&receiver->incoming);
     receiver->incoming = described;
-    strcpy(receiver->incoming_hash, message->weights_hash);
+    snprintf(receiver->incoming_hash, sizeof receiver->incoming_hash, "%s", message->weights_hash);
     receiver->received = receiver->requested = receiver->hashed = 0;
     receiver->verified = 0;
     receiver->phase = PHASE_FETCHING;

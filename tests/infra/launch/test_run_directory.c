@@ -18,14 +18,15 @@
 #include "infra/launch/run_directory.h"
 #include "infra/wire/socket.h"
 
-#define RECIPE "model: base\nrl:\n  steps: 10\n  group: 8\n"
+#define DEEP_BYTES 3000
+#define RECIPE     "model: base\nrl:\n  steps: 10\n  group: 8\n"
 
 static char root[64], hash_a[HASH_HEX_SIZE], hash_b[HASH_HEX_SIZE];
 
 static int make_root(void **state)
 {
     (void)state;
-    strcpy(root, "/tmp/hone-run-XXXXXX");
+    snprintf(root, sizeof root, "%s", "/tmp/hone-run-XXXXXX");
     memset(hash_a, 'a', sizeof hash_a - 1);
     memset(hash_b, 'b', sizeof hash_b - 1);
     return mkdtemp(root) ? 0 : -1;
@@ -119,10 +120,11 @@ static void test_places_that_cannot_be_written(void **state)
     assert_true(run_directory_open(&run, in_root("file/below"), RECIPE, hash_a) < 0);
     assert_true(run_directory_open(&run, "/proc/hone", RECIPE, hash_a) < 0);
     assert_non_null(strstr(error_message(), "/proc/hone"));
-    char *deep = test_malloc(3000);
-    strcpy(deep, root);
+    char *deep = test_malloc(DEEP_BYTES);
+    snprintf(deep, DEEP_BYTES, "%s", root);
     for (int i = 0; i < 20; i++)
-        strcat(deep, "/a-folder-with-a-name-that-is-quite-long-as-folders-go");
+        snprintf(deep + strlen(deep), DEEP_BYTES - strlen(deep), "%s",
+                 "/a-folder-with-a-name-that-is-quite-long-as-folders-go");
     assert_int_equal(run_directory_open(&run, deep, RECIPE, hash_a), HONE_EINVAL);
     test_free(deep);
 }
@@ -175,7 +177,7 @@ static void check_endpoint(const char *directory, bool is_short)
     wire_server_destroy(server);
     wire_context_destroy(context);
     char folder[HONE_PATH_MAX + 32];
-    strcpy(folder, endpoint + strlen("ipc://"));
+    snprintf(folder, sizeof folder, "%s", endpoint + strlen("ipc://"));
     *strrchr(folder, '/') = '\0';
     struct stat status;
     assert_int_equal(stat(folder, &status), 0);

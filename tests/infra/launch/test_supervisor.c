@@ -28,7 +28,7 @@ static int make_root(void **state)
 {
     (void)state;
     log_set_level(LOG_LEVEL_ERROR);
-    strcpy(root, "/tmp/hone-super-XXXXXX");
+    snprintf(root, sizeof root, "%s", "/tmp/hone-super-XXXXXX");
     ssize_t bytes = readlink("/proc/self/exe", program, sizeof program - 1);
     return mkdtemp(root) && bytes > 0 ? 0 : -1;
 }
@@ -237,10 +237,10 @@ static void test_gives_up_and_says_why(void **state)
     /* A bad recipe stays bad: no restart. */
     expect_failure("misused", "usage", 5, 0, "exit status 2", "hello from usage");
     char kept[HONE_PATH_MAX];
-    strcpy(kept, program);
-    strcpy(program, "/nonexistent/hone");
+    snprintf(kept, sizeof kept, "%s", program);
+    snprintf(program, sizeof program, "%s", "/nonexistent/hone");
     expect_failure("absent", "good", 0, 0, "exit status 127", "cannot be started");
-    strcpy(program, kept);
+    snprintf(program, sizeof program, "%s", kept);
 }
 
 static void test_stop_is_gentle_then_firm(void **state)
@@ -300,7 +300,7 @@ static void test_log_that_cannot_be_written(void **state)
     struct supervisor *supervisor = create();
     struct worker_spec spec = {.name = "nolog", .essential = true};
     spec.argv[0] = program;
-    strcpy(spec.log_path, "/proc/hone/none.log");
+    snprintf(spec.log_path, sizeof spec.log_path, "%s", "/proc/hone/none.log");
     assert_int_equal(supervisor_add(supervisor, &spec), 0);
     assert_true(supervisor_tick(supervisor) < 0);
     assert_non_null(strstr(error_message(), "/proc/hone/none.log"));

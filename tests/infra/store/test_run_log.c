@@ -35,7 +35,7 @@ static int make_root(void **state)
 {
     (void)state;
     log_set_level(LOG_LEVEL_ERROR);
-    strcpy(root, "/tmp/hone-store-XXXXXX");
+    snprintf(root, sizeof root, "%s", "/tmp/hone-store-XXXXXX");
     return mkdtemp(root) ? 0 : -1;
 }
 
@@ -270,7 +270,7 @@ static void wal_path(char path[HONE_PATH_MAX])
     char newest[256] = "";
     while ((entry = readdir(handle))) {
         if (text_ends_with(entry->d_name, ".log") && strcmp(entry->d_name, newest) > 0)
-            strcpy(newest, entry->d_name);
+            snprintf(newest, sizeof newest, "%s", entry->d_name);
     }
     closedir(handle);
     assert_true(newest[0]);

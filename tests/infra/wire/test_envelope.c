@@ -48,8 +48,10 @@ static void pack_trajectory(struct text *out)
         trajectory.behavior_logprob[i] = i < 2 ? 0.0f : -0.5f;
     }
     trajectory.reward.part_count = 2;
-    strcpy(trajectory.reward.parts[0].name, "exact");
-    strcpy(trajectory.reward.parts[1].name, "length");
+    snprintf(trajectory.reward.parts[0].name, sizeof trajectory.reward.parts[0].name, "%s",
+             "exact");
+    snprintf(trajectory.reward.parts[1].name, sizeof trajectory.reward.parts[1].name, "%s",
+             "length");
     wire_trajectory_build(&wire, &trajectory);
     envelope.kind = HONE__KIND__KIND_TRAJECTORY;
     envelope.trajectory = &wire.message;

@@ -30,7 +30,7 @@ static char directory[64];
 static int make_directory(void **state)
 {
     (void)state;
-    strcpy(directory, "/tmp/hone-wire-XXXXXX");
+    snprintf(directory, sizeof directory, "%s", "/tmp/hone-wire-XXXXXX");
     log_set_level(LOG_LEVEL_ERROR);
     return mkdtemp(directory) ? 0 : -1;
 }
@@ -214,7 +214,7 @@ static void test_busy_address(void **state)
         assert_non_null(strstr(error_message(), wire_server_endpoint(first)));
         assert_non_null(strstr(error_message(), "in use"));
         char again[128];
-        strcpy(again, wire_server_endpoint(first));
+        snprintf(again, sizeof again, "%s", wire_server_endpoint(first));
         wire_server_destroy(first);
         /* A closed or killed owner's address can be taken at once. libzmq releases it on its own
          * thread. */

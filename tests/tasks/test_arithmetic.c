@@ -140,8 +140,12 @@ static void test_no_held_out_expression_is_trained_on(void **state)
             if (file == 0) {
                 const char *text = fixture_get(row, "text");
                 assert_null(strstr(text, "####"));
+                const char *so = strstr(text, " So ");
+                int story = (int)(so != NULL ? (size_t)(so - text) : strlen(text));
+                snprintf(told, sizeof told, "%.*s", story, text);
                 hits +=
-                    strchr(text, '=') != NULL ? count_written(set, text) : count_told(set, text);
+                    strchr(told, '=') != NULL ? count_written(set, told) : count_told(set, told);
+                hits += so != NULL ? count_written(set, so) : 0;
                 continue;
             }
             snprintf(told, sizeof told, "%s %s", fixture_get(row, "prompt"),

@@ -11,7 +11,7 @@
 #include "infra/base/log.h"
 #include "tests/curriculum/world.h"
 
-static int seeds = 12;
+static int seeds = 20;
 
 static struct world_options storm(uint64_t seed, int32_t staleness_max)
 {
@@ -23,6 +23,7 @@ static struct world_options storm(uint64_t seed, int32_t staleness_max)
     options.checkpoint_every = 1 + (int)(seed % 3);
     options.hub.staleness_max = staleness_max;
     options.hub.lease_timeout_ms = 5000;
+    options.hub.steps = 10;
     options.rates = (struct world_rates){.actor_death = 3,
                                          .scorer_death = 3,
                                          .learner_death = 4,

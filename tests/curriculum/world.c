@@ -334,12 +334,12 @@ void world_send_sample(struct world *world, struct fake_worker *actor, struct he
 static void actor_ack(struct world *world, struct fake_worker *actor,
                       const Hone__TrajectoryAck *ack)
 {
+    world->refusals += ack->has_refused && ack->refused;
     for (int i = 0; i < WORLD_HELD_MAX; i++) {
         struct held_sample *sample = &actor->samples[i];
         if (!sample->used || sample->id != ack->id)
             continue;
         assert_true(sample->finished);
-        world->refusals += ack->has_refused && ack->refused;
         sample->used = false;
         return;
     }
@@ -659,15 +659,19 @@ static void apply_faults(struct world *world)
 
 void world_tick(struct world *world)
 {
-    struct stage_wait wait;
+    struct stage_wait wait = {0};
     struct fake_worker *order[WORLD_ACTORS_MAX + WORLD_SCORERS_MAX + 1];
     int count = 0;
     world->now_ns += TICK_NS;
     world->tick++;
     if (!world->faults_off)
         apply_faults(world);
-    if (curriculum_stage_tick(world->hub, &wait) < 0)
+    int rc = curriculum_stage_tick(world->hub, &wait);
+    if (rc < 0 && !world->hub_may_stop)
         fail_msg("the hub stopped: %s", error_message());
+    world->hub_error = rc;
+    if (rc < 0)
+        return;
     world->finished = wait.finished;
     for (int i = 0; i < world->options.actors; i++)
         order[count++] = &world->actors[i];

@@ -82,6 +82,8 @@ struct world {
      * sent. */
     uint64_t batch_hash[WORLD_BATCHES_MAX];
     int64_t deaths, hub_restarts, duplicates_sent, refusals, staleness_seen, trajectories_sent;
+    bool hub_may_stop; /* an error of the hub ends the run instead of failing the test */
+    int hub_error;
     bool faults_off;                              /* rates are not applied */
     bool hold_learner, hold_scorers, hold_actors; /* they do nothing while set */
 };

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "commands/prompts.h"
+#include "infra/base/assert.h"
 #include "infra/base/error.h"
 #include "infra/base/memory.h"
 #include "infra/model/model_config.h"
@@ -43,6 +44,15 @@ static void trainer_from(struct trainer_options *options, const struct recipe *r
         .weight_decay = settings->weight_decay,
         .max_gradient_norm = settings->max_grad_norm,
     };
+}
+
+/* The recipe has checked the name. */
+static enum chat_layout layout_from(const struct recipe *recipe)
+{
+    enum chat_layout layout;
+    int rc = chat_layout_parse(recipe->model.chat_layout, &layout);
+    HONE_ASSERT(rc == 0);
+    return layout;
 }
 
 static int add_stop(struct sampling *sampling, int32_t id, const char *where)
@@ -128,6 +138,7 @@ int sft_options_from(struct sft_options *options, const struct recipe *recipe,
     const struct sft_settings *sft = &recipe->sft;
     memset(options, 0, sizeof *options);
     dataset_options_from(&sft->data, &options->data);
+    options->layout = layout_from(recipe);
     options->model_directory = model_directory;
     options->stage_directory = stage_directory;
     options->recipe_hash = recipe_hash;
@@ -182,6 +193,7 @@ int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
     options->from_log = dpo->source == RECIPE_PAIRS_RL_LOG;
     options->log_directory = log_directory;
     dataset_options_from(&dpo->data, &options->data);
+    options->layout = layout_from(recipe);
     options->model_directory = model_directory;
     options->stage_directory = stage_directory;
     options->recipe_hash = recipe_hash;
@@ -192,6 +204,8 @@ int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
     options->pairs_max = (int32_t)dpo->pairs_max;
     options->min_margin = (float)dpo->min_margin;
     options->max_length = (int32_t)dpo->max_length;
+    options->max_length_ratio = (float)dpo->max_length_ratio;
+    options->loss.nll_coef = (float)dpo->nll_coef;
     options->save_steps = dpo->save_steps;
     options->keep_checkpoints = 2;
     options->loss.beta = (float)dpo->beta;
@@ -209,6 +223,10 @@ void learner_options_from(struct learner_options *options, const struct recipe *
         [RECIPE_AGGREGATE_TOKEN_MEAN] = AGGREGATE_TOKEN_MEAN,
         [RECIPE_AGGREGATE_SEQUENCE_MEAN] = AGGREGATE_SEQUENCE_MEAN,
         [RECIPE_AGGREGATE_CONSTANT] = AGGREGATE_CONSTANT};
+    static const enum advantage_baseline baselines[] = {
+        [RECIPE_BASELINE_GROUP_MEAN] = BASELINE_GROUP_MEAN,
+        [RECIPE_BASELINE_LEAVE_ONE_OUT] = BASELINE_LEAVE_ONE_OUT,
+        [RECIPE_BASELINE_NONE] = BASELINE_NONE};
     static const enum kl_estimator estimators[] = {
         [RECIPE_KL_K1] = KL_K1, [RECIPE_KL_K2] = KL_K2, [RECIPE_KL_K3] = KL_K3};
     const struct rl_settings *rl = &recipe->rl;
@@ -222,9 +240,7 @@ void learner_options_from(struct learner_options *options, const struct recipe *
     options->keep_checkpoints = (int)rl->keep_checkpoints;
     options->temperature = (float)rl->sampling.temperature;
     options->updates_per_batch = (int32_t)rl->updates_per_batch;
-    options->baseline = objective->baseline == RECIPE_BASELINE_LEAVE_ONE_OUT
-                            ? BASELINE_LEAVE_ONE_OUT
-                            : BASELINE_GROUP_MEAN;
+    options->baseline = baselines[objective->baseline];
     options->scale = objective->scale == RECIPE_SCALE_NONE ? SCALE_NONE : SCALE_GROUP_STD;
     options->loss = (struct policy_loss_options){
         .clip_low = (float)objective->clip_low,

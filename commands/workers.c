@@ -264,7 +264,8 @@ int worker_run_learner(const char *run_path)
     options.weights_endpoint = worker.weights_endpoint;
     const struct objective_settings *objective = &worker.recipe.rl.objective;
     if (objective->kl_coef > 0.0 || objective->kl_limit > 0.0)
-        options.reference_directory = model;
+        options.reference_directory =
+            objective->kl_reference == RECIPE_KL_BASE ? worker.recipe.model.path : model;
     context = wire_context_create();
     if ((rc = learner_stage_create(&stage, &options, &compute, context, clock_system(), metrics)) ==
         0)

@@ -5,8 +5,8 @@ set -eu
 cd "$(dirname "$0")/.."
 hone=${1:-build/release/hone}
 work=runs/quickstart_base
-"$hone" data make --out $work/data --seed 1 --text 120000 --sft 0 --train 0 --test 0
-"$hone" data tokenizer --input $work/data/text.jsonl --vocab 400 --out $work/tokenizer
+"$hone" data make --out $work/data --seed 1 --text 300000 --sft 0 --train 0 --test 0
+"$hone" data tokenizer --input $work/data/text.jsonl --vocab 512 --out $work/tokenizer
 "$hone" run configs/quickstart_base.yaml
 rm -rf models/quickstart_base
 mkdir -p models

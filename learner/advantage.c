@@ -43,9 +43,10 @@ int32_t advantage_group(enum advantage_baseline baseline, enum advantage_scale s
         advantage[i] = 0.0f;
         if (!included[i] || sums.count < 2)
             continue;
-        double reward = (double)rewards[i];
-        double value = reward - sums.mean;
-        if (baseline == BASELINE_LEAVE_ONE_OUT)
+        double reward = (double)rewards[i], value = reward;
+        if (baseline == BASELINE_GROUP_MEAN)
+            value = reward - sums.mean;
+        else if (baseline == BASELINE_LEAVE_ONE_OUT)
             value = reward - (sums.sum - reward) / (sums.count - 1);
         if (scale == SCALE_GROUP_STD)
             value /= sums.std + STD_EPSILON;

@@ -35,6 +35,7 @@ enum recipe_aggregation {
     RECIPE_AGGREGATE_SEQUENCE_MEAN, /* mean over tokens in a trajectory, then over trajectories */
     RECIPE_AGGREGATE_CONSTANT       /* sum / (trajectories x max_completion_tokens) */
 };
+enum recipe_kl_reference { RECIPE_KL_START, RECIPE_KL_BASE };
 enum recipe_kl_estimator { RECIPE_KL_K1, RECIPE_KL_K2, RECIPE_KL_K3 };
 enum recipe_pairs_source { RECIPE_PAIRS_FILE, RECIPE_PAIRS_RL_LOG };
 enum recipe_log_keep { RECIPE_KEEP_ALL, RECIPE_KEEP_UNACKNOWLEDGED };
@@ -114,8 +115,9 @@ struct objective_settings {
     double dual_clip; /* 0: off */
     enum recipe_aggregation aggregation;
     double kl_coef; /* 0: no reference model is kept for the loss */
+    enum recipe_kl_reference kl_reference;
     enum recipe_kl_estimator kl_estimator;
-    double kl_limit; /* nats a token against the stage's start; 0: off */
+    double kl_limit; /* nats a token against the reference; 0: off */
     double entropy_coef;
 };
 
@@ -170,9 +172,11 @@ struct dpo_settings {
     double beta;
     double label_smoothing;
     int64_t epochs;
-    int64_t max_steps; /* 0: no limit but epochs */
-    int64_t pairs_max; /* 0: all */
-    double min_margin; /* rl_log: least difference in reward within a pair */
+    int64_t max_steps;       /* 0: no limit but epochs */
+    int64_t pairs_max;       /* 0: all */
+    double min_margin;       /* rl_log: least difference in reward within a pair */
+    double max_length_ratio; /* rl_log: longer / shorter completion; 0: off */
+    double nll_coef;         /* weight of the chosen answers' NLL; 0: off */
     int64_t batch_pairs;
     int64_t micro_batch_tokens;
     int64_t max_length;

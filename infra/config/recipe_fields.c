@@ -43,6 +43,7 @@ static const char *const baseline_names[] = {"group_mean", "leave_one_out", "non
 static const char *const scale_names[] = {"group_std", "none", NULL};
 static const char *const aggregation_names[] = {"token_mean", "sequence_mean", "constant", NULL};
 static const char *const kl_names[] = {"k1", "k2", "k3", NULL};
+static const char *const kl_reference_names[] = {"start", "base", NULL};
 static const char *const pairs_source_names[] = {"file", "rl_log", NULL};
 static const char *const keep_names[] = {"all", "unacknowledged", NULL};
 static const char *const level_names[] = {"debug", "info", "warn", "error", NULL};
@@ -208,11 +209,13 @@ static const struct config_field objective_fields[] = {
     ENUM("aggregation", objective_settings, aggregation, "token_mean", aggregation_names,
          "How token losses become one number"),
     FLOAT("kl_coef", objective_settings, kl_coef, "0", 0, 100, NULL,
-          "Weight of the KL term against the model the stage started from"),
+          "Weight of the KL term against the reference model"),
+    ENUM("kl_reference", objective_settings, kl_reference, "start", kl_reference_names,
+         "Reference model: what the stage started from, or the recipe's base (model.path)"),
     ENUM("kl_estimator", objective_settings, kl_estimator, "k3", kl_names,
          "Estimator of the KL term"),
     FLOAT("kl_limit", objective_settings, kl_limit, "0", 0, 1000, "nats/token",
-          "KL to the stage's start above which the stage stops; 0 is off"),
+          "KL to the reference above which the stage stops; 0 is off"),
     FLOAT("entropy_coef", objective_settings, entropy_coef, "0", -1, 1, NULL,
           "Weight of the entropy bonus"),
     END};
@@ -299,6 +302,10 @@ static const struct config_field dpo_fields[] = {
         "Pairs used at most; 0 uses all"),
     FLOAT("min_margin", dpo_settings, min_margin, "0.5", 0, 1e6, NULL,
           "Least difference in reward between the two trajectories of a pair from the log"),
+    FLOAT("max_length_ratio", dpo_settings, max_length_ratio, "0", 0, 1e6, NULL,
+          "Longer over shorter completion of a pair from the log, at most; 0 is off"),
+    FLOAT("nll_coef", dpo_settings, nll_coef, "0", 0, 1e3, NULL,
+          "Weight of the chosen answers' mean NLL per token, added to the loss; 0 is off"),
     INT("batch_pairs", dpo_settings, batch_pairs, "16", 1, 1048576, "pairs",
         "Pairs of one optimizer step"),
     INT("micro_batch_tokens", dpo_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",

@@ -10,6 +10,37 @@
 #include "infra/base/memory.h"
 #include "infra/config/preflight.h"
 #include "infra/config/problem.h"
+#include "reward/reward_set.h"
+
+/* The verifier with the name nearest to one that does not exist. */
+static const char *nearest_verifier(const char *name)
+{
+    const char *nearest = "";
+    int best = INT32_MAX;
+    for (int i = 0; verifier_at(i) != NULL; ++i) {
+        int distance = text_distance(name, verifier_at(i)->name);
+        if (distance < best) {
+            best = distance;
+            nearest = verifier_at(i)->name;
+        }
+    }
+    return nearest;
+}
+
+/* What the recipe's own checks cannot see: which verifiers this program has. */
+static void check_rewards(const struct recipe *recipe, struct problems *problems)
+{
+    for (int32_t i = 0; i < recipe->reward.parts.count; ++i) {
+        const char *verifier = recipe->reward.parts.items[i].verifier;
+        if (strcmp(verifier, "command") == 0 || verifier_find(verifier) != NULL)
+            continue;
+        char key[64];
+        snprintf(key, sizeof key, "reward.parts.%d.verifier", i);
+        struct source_place place = recipe_place_of(recipe, key);
+        problems_add(problems, &place, "%s: unknown verifier '%s' (did you mean '%s'?)", key,
+                     verifier, nearest_verifier(verifier));
+    }
+}
 
 /* Loads the recipe named first on the command line with its overrides: `--set a.b=c` and bare
  * `a.b=c`. Every problem is printed; the error counts them. */
@@ -30,6 +61,7 @@ static int load_recipe(const struct command_line *line, const char *const *more,
     int rc = recipe_load(recipe, line->positional[0], overrides, count, &problems);
     if (rc == 0) {
         preflight_check(recipe, &problems);
+        check_rewards(recipe, &problems);
         if (problems.count > 0) {
             rc = HONE_EINVAL;
             recipe_release(recipe);

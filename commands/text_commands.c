@@ -42,9 +42,16 @@ static int open_model(struct opened *opened, const struct command_line *line)
         threads = cpus.count;
     }
     if ((rc = compute_open(&opened->compute, (int)threads)) < 0 ||
+        (rc = model_load(&opened->model, directory, dtype, false, &opened->compute)) < 0 ||
         (rc = tokenizer_load(&opened->tokenizer, directory)) < 0)
         return rc;
-    return model_load(&opened->model, directory, dtype, false, &opened->compute);
+    if (tokenizer_vocab_size(opened->tokenizer) > model_config_of(opened->model)->vocab_size)
+        return error_set(HONE_EINVAL,
+                         "%s: the tokenizer has %d entries, the model's vocab_size is %d: they do "
+                         "not belong together",
+                         directory, tokenizer_vocab_size(opened->tokenizer),
+                         model_config_of(opened->model)->vocab_size);
+    return 0;
 }
 
 static void close_model(struct opened *opened)

@@ -305,7 +305,7 @@ static int check_rewards(const struct curriculum_stage *hub)
         return 0;
     text_init(&what);
     reward_window_describe(&hub->rewards, &what);
-    int rc = error_set(HONE_EPEER, "too many rewards fail (limit %.3g %% of %d): %s",
+    int rc = error_set(HONE_EGUARD, "too many rewards fail (limit %.3g %% of %d): %s",
                        100 * hub->options.max_error_rate, WINDOW_REWARDS, what.data);
     text_release(&what);
     return rc;

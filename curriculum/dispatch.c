@@ -50,7 +50,7 @@ int dispatch_on_return(struct curriculum_stage *hub, const struct peer *peer,
     take_back(hub, lease, reason);
     if (++group->returns < RETURNS_MAX)
         return 0;
-    return error_set(HONE_EPEER, "prompt %" PRIu64 " was given back %d times, last by %s: %s",
+    return error_set(HONE_EGUARD, "prompt %" PRIu64 " was given back %d times, last by %s: %s",
                      group->prompt_id, group->returns, peer->wire.identity, reason);
 }
 

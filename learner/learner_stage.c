@@ -21,6 +21,7 @@
 #include "learner/rl_step.h"
 
 #define MESSAGES_PER_TICK 16
+#define SERVING_TICKS     8 /* of the weight channel, between two micro-batches */
 #define HEARTBEAT_MS      1000
 #define HUB_SILENT_MS     3000
 #define HUB_GONE_MS       10000 /* after the last batch: the hub has finished without a word */
@@ -294,12 +295,19 @@ static void send_heartbeat(struct learner_stage *s, bool training)
 
 /* ---- training ---- */
 
-/* Between micro-batches: actors that fetch and a hub that listens are not kept waiting. */
-static void serve_between(void *context)
+/* Between micro-batches: actors that fetch and a hub that listens are not kept waiting. What one
+ * tick may not send goes out in the next ones; a limit on these keeps a crowd of actors from
+ * stopping the training. */
+static int serve_between(void *context)
 {
     struct learner_stage *s = context;
-    weight_publisher_tick(s->publisher);
+    int serving = 1;
+    for (int i = 0; i < SERVING_TICKS && serving > 0; i++)
+        serving = weight_publisher_tick(s->publisher);
+    if (serving < 0)
+        return serving;
     send_heartbeat(s, true);
+    return 0;
 }
 
 struct timing {
@@ -367,12 +375,12 @@ static int check_guards(struct learner_stage *s, const struct rl_step_result *re
         log_warn("batch %" PRId64 ": loss or gradient is not a number, the step is not applied",
                  s->state.batch);
     if (s->kl_streak >= STREAK_MAX)
-        return error_set(HONE_EINVAL,
+        return error_set(HONE_EGUARD,
                          "batch %" PRId64 ": mean KL to the reference %.4g is above kl_limit %.4g "
                          "in %d batches running; lower the learning rate or raise kl_coef",
                          s->state.batch, kl, (double)s->options.kl_limit, STREAK_MAX);
     if (s->skip_streak >= STREAK_MAX)
-        return error_set(HONE_EINVAL,
+        return error_set(HONE_EGUARD,
                          "batch %" PRId64
                          ": loss or gradient is not a number (loss %g, norm %g) in "
                          "%d batches running",

@@ -9,17 +9,18 @@ struct watched_loss {
     const struct rl_step *step;
 };
 
-static void breathe(const struct rl_step *step)
+static int breathe(const struct rl_step *step)
 {
-    if (step->between)
-        step->between(step->context);
+    return step->between ? step->between(step->context) : 0;
 }
 
 static int watched_loss_function(void *context, const struct train_batch *batch,
                                  const struct loss_streams *streams, double *total)
 {
     struct watched_loss *loss = context;
-    breathe(loss->step);
+    int rc = breathe(loss->step);
+    if (rc < 0)
+        return rc;
     return policy_loss_function(&loss->policy, batch, streams, total);
 }
 
@@ -38,9 +39,10 @@ static int fill_reference(const struct rl_step *step, struct rl_batch *batch)
                                     .count = end - first,
                                     .temperature = step->temperature};
         int rc = trainer_logprobs(step->reference, &piece, batch->reference + first, NULL);
+        if (rc == 0)
+            rc = breathe(step);
         if (rc < 0)
             return error_prefix("reference logprobs of batch %lld", (long long)batch->number);
-        breathe(step);
     }
     return 0;
 }

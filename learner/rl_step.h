@@ -13,8 +13,8 @@ struct rl_step {
     int32_t updates;
     int32_t micro_batch_tokens;
     /* Called between micro-batches, so that whoever waits for this process is answered while it
-     * trains. May be NULL. */
-    void (*between)(void *context);
+     * trains. Negative ends the step with that error. May be NULL. */
+    int (*between)(void *context);
     void *context;
 };
 

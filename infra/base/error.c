@@ -135,6 +135,8 @@ int error_exit_status(int code)
         return 6;
     case HONE_EBUSY:
         return 7;
+    case HONE_EGUARD:
+        return 8;
     case HONE_EINTERRUPTED:
         return 130;
     case HONE_OK:

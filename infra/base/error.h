@@ -24,7 +24,8 @@ enum error_code {
     HONE_EBUSY = -9,         /* taken: a port, a run directory in use */
     HONE_ECORRUPT = -10,     /* stored data fails its checksum */
     HONE_EUNSUPPORTED = -11, /* valid, but not something hone can do */
-    HONE_EINTERRUPTED = -12  /* asked to stop */
+    HONE_EINTERRUPTED = -12, /* asked to stop */
+    HONE_EGUARD = -13        /* a guard decided that the run must not go on */
 };
 
 /* Records code and a printf-style message for this thread; returns code. */
@@ -38,7 +39,7 @@ int error_last(void);            /* code recorded last on this thread */
 const char *error_message(void); /* message recorded last on this thread, "" when none */
 void error_clear(void);
 /* 0 success, 1 general, 2 bad usage or recipe, 3 bad, missing or unsupported input, 4 disk, 5 peer
- * or timeout, 6 memory, 7 busy, 130 interrupted. */
+ * or timeout, 6 memory, 7 busy, 8 a guard stopped the run, 130 interrupted. */
 int error_exit_status(int code);
 
 #endif

@@ -24,8 +24,15 @@
 
 enum { BACKOFF_FIRST_MS = 100, BACKOFF_MAX_MS = 5000, STOP_POLL_MS = 10 };
 
-/* Exit statuses that a restart cannot mend: bad usage or recipe, bad input. */
-enum { EXIT_USAGE = 2 };
+/* Endings that a restart cannot mend: bad usage or recipe, bad input, a guard's decision. */
+static bool is_final(int status)
+{
+    if (!WIFEXITED(status))
+        return false;
+    int code = WEXITSTATUS(status);
+    return code == error_exit_status(HONE_EINVAL) || code == error_exit_status(HONE_EFORMAT) ||
+           code == error_exit_status(HONE_EGUARD);
+}
 
 struct worker_process {
     struct worker_spec spec;
@@ -171,8 +178,7 @@ static int on_death(struct supervisor *supervisor, struct worker_process *worker
         worker->window_deaths = 0;
     }
     worker->window_deaths++;
-    bool hopeless =
-        WIFEXITED(worker->exit_status) && WEXITSTATUS(worker->exit_status) == EXIT_USAGE;
+    bool hopeless = is_final(worker->exit_status);
     if (hopeless || worker->window_deaths > worker->spec.restart_max) {
         worker->status = WORKER_FAILED;
         last_line(worker->spec.log_path, line, sizeof line);

@@ -374,7 +374,7 @@ static void test_error_rate_stops_the_run(void **state)
     options.hub.score_retries = 0;
     options.rates.score_error = 1000;
     world_start(&world, &options);
-    assert_int_equal(run_to_error(5000), HONE_EPEER);
+    assert_int_equal(run_to_error(5000), HONE_EGUARD);
     assert_int_equal(world.hub->rewards.count, 21); /* the first that is too many */
     assert_non_null(strstr(error_message(), "too many rewards fail"));
     assert_non_null(strstr(error_message(), "part sum"));
@@ -578,7 +578,7 @@ static void test_lease_given_back_too_often(void **state)
         peer_table_find(&world.hub->peers, "actor-0")->credit += 4;
         rc = curriculum_stage_tick(world.hub, &wait);
     }
-    assert_int_equal(rc, HONE_EPEER);
+    assert_int_equal(rc, HONE_EGUARD);
     assert_non_null(strstr(error_message(), "was given back 8 times"));
     assert_non_null(strstr(error_message(), reason));
     world_end(&world);

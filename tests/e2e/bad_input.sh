@@ -51,12 +51,12 @@ fresh
 sed -i 's/"vocab_size": *[0-9]*/"vocab_size": 64/' broken/config.json
 refuses "a tokenizer or weights that do not fit the model" "embed_tokens|vocab" "$hone" generate broken hello
 
-refuses "a missing column" "test.jsonl:1.*nocolumn" "$hone" eval recipe.yaml eval.data.prompt_column=nocolumn
+refuses "a missing column" "test.jsonl line 1.*nocolumn" "$hone" eval recipe.yaml eval.data.prompt_column=nocolumn
 printf '{"prompt": "a", "answer": "1"}\nnot json\n' >broken.jsonl
-refuses "a line that is not JSON" "broken.jsonl:2" "$hone" eval recipe.yaml "eval.data.path=[$scratch/broken.jsonl]" \
+refuses "a line that is not JSON" "broken.jsonl line 2" "$hone" eval recipe.yaml "eval.data.path=[$scratch/broken.jsonl]" \
     eval.data.capability_column= eval.data.data_source_column=
 refuses "an unknown reward" "gsm9k.*gsm8k" "$hone" check recipe.yaml reward.parts.0.verifier=gsm9k
-refuses "a reward command that is missing" "nosuch" "$hone" eval recipe.yaml reward.parts.0.verifier= \
+refuses "a reward command that is missing" "nosuch" "$hone" eval recipe.yaml reward.parts.0.verifier=command \
     "reward.parts.0.command=[$scratch/nosuch]"
 refuses "a worker without a run" "run" "$hone" actor
 refuses "a run directory that is no run" "recipe.yaml|run.json" "$hone" audit empty

@@ -4,7 +4,10 @@ set -eu
 . "$(dirname "$0")/support.sh"
 small_data
 small_recipe recipe.yaml
-base="stages=[rl] rl.staleness_max=0 eval.enabled=false rl.steps=3 rl.prompts_per_step=4 rl.group_size=4
+# A policy that has learnt the format first, so that rewards differ and gradients are not zero.
+"$hone" run recipe.yaml output_dir="$scratch/start" stages=[sft] sft.max_steps=40 eval.enabled=false >/dev/null 2>log0.txt ||
+    { cat log0.txt >&2; fail "the SFT before"; }
+base="stages=[rl] model.path=$scratch/start/sft/final rl.optimizer.warmup_steps=0 rl.staleness_max=0 eval.enabled=false rl.steps=3 rl.prompts_per_step=4 rl.group_size=4
     rl.checkpoint_steps=1 rl.keep_checkpoints=10"
 i=0
 for variant in "pools.actors.workers=1 rl.actor.slots=16" "pools.actors.workers=2 rl.actor.slots=3" \

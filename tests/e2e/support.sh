@@ -27,7 +27,7 @@ metric() {
 }
 
 small_data() {
-    "$hone" data make --out data --seed 7 --sft 64 --train 200 --test 40 >/dev/null
+    "$hone" data make --out data --seed 7 --sft 1000 --train 200 --test 40 >/dev/null
 }
 
 # small_recipe FILE: the quickstart's recipe cut down to seconds; further overrides are given to `hone run`.
@@ -38,5 +38,5 @@ small_recipe() {
 
 # Overrides that make a run of the small recipe short.
 short="rl.steps=6 rl.prompts_per_step=4 rl.group_size=4 rl.checkpoint_steps=2 rl.actor.slots=16
-    sft.max_steps=4 dpo.max_steps=3 dpo.batch_pairs=4 dpo.pairs_max=12 eval.max_prompts=20 eval.samples=1 eval.k=1
+    rl.optimizer.warmup_steps=0 sft.max_steps=40 dpo.max_steps=3 dpo.batch_pairs=4 dpo.pairs_max=12 eval.max_prompts=20 eval.samples=1 eval.k=1
     eval.slots=16"

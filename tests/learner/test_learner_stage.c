@@ -434,7 +434,7 @@ static void stop_and_finish(struct world *w)
     Hone__Stop stop = HONE__STOP__INIT;
     envelope.stop = &stop;
     send_to_learner(w, HONE__KIND__KIND_STOP, &envelope);
-    for (int i = 0; i < 1000 && !finished; i++)
+    for (int i = 0; i < 20000 && !finished; i++)
         assert_int_equal(world_tick(w, &finished), 0);
     assert_true(finished);
 }
@@ -453,8 +453,10 @@ static void test_a_restart_equals_the_uninterrupted_run(void **state)
     assert_true(w.heartbeats > 0);
     for (int n = 2; n <= STEPS; n++)
         assert_string_not_equal(w.hashes[n - 1], w.hashes[n]);
-    world_run(&w, 300);
-    assert_int_equal(w.held, STEPS);
+    for (int i = 0; w.held < STEPS; i++) {
+        assert_true(i < 20000);
+        assert_int_equal(world_tick(&w, NULL), 0);
+    }
     check_metrics(w.metrics_path);
     check_final(&w);
     stop_and_finish(&w);
@@ -504,7 +506,8 @@ static void test_batches_out_of_order(void **state)
     until_trained(&w, 2);
     w.generates = false;
     until_durable(&w, 2);
-    world_run(&w, 500); /* a third batch may be on its way */
+    until_trained(&w, w.sent); /* a third batch may be on its way */
+    world_run(&w, 500);
     int64_t trained = w.trained;
     int readies = w.readies;
     send_batch(&w, trained + 2, 1);
@@ -532,6 +535,7 @@ static void test_a_new_hub_is_told_everything(void **state)
     w.generates = true;
     until_durable(&w, 2);
     w.generates = false;
+    until_trained(&w, w.sent);
     world_run(&w, 500);
     int64_t trained = w.trained;
     wire_server_destroy(w.server);
@@ -558,7 +562,7 @@ static void test_a_policy_that_runs_away_is_stopped(void **state)
     w.generates = true;
     for (int i = 0; i < 20000 && rc == 0; i++)
         rc = world_tick(&w, NULL);
-    assert_int_equal(rc, HONE_EINVAL);
+    assert_int_equal(rc, HONE_EGUARD);
     assert_non_null(strstr(error_message(), "batch 4: mean KL to the reference"));
     assert_int_equal(w.trained, 4);
     world_close(&w);
@@ -596,7 +600,7 @@ static void test_what_cannot_be_started_or_trained(void **state)
     until_ready(&w, readies + 1);
     w.batches[1].trajectories[0].tokens[1] = 5000;
     send_batch(&w, w.ready_version + 1, 1);
-    for (int i = 0; i < 2000 && rc == 0; i++)
+    for (int i = 0; i < 20000 && rc == 0; i++)
         rc = world_tick(&w, NULL);
     assert_int_equal(rc, HONE_EFORMAT);
     assert_non_null(strstr(error_message(), "has id 5000 of 101"));

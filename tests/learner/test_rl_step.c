@@ -265,9 +265,10 @@ static void submit(struct loop *loop, int64_t round, int32_t index)
     assert_int_equal(rollout_engine_submit(loop->engine, &request), 0);
 }
 
-/* One round: samples, rewards (1 when the first token is the right one), a batch, a step. */
-static void loop_round(struct loop *loop, int64_t round, double *reward,
-                       struct rl_step_result *result)
+/* One round: samples, rewards (1 when the first token is the right one), a batch, a step.
+ * What the step returned. */
+static int loop_round(struct loop *loop, int64_t round, double *reward,
+                      struct rl_step_result *result)
 {
     static struct message message;
     struct trajectory samples[SAMPLES];
@@ -290,17 +291,58 @@ static void loop_round(struct loop *loop, int64_t round, double *reward,
     struct rl_batch_rules rules = tiny_rules();
     message_build(&message, round + 1, samples, SAMPLES);
     assert_int_equal(rl_batch_read(&batch, &message.batch, &rules), 0);
-    assert_int_equal(rl_step_run(&loop->step, &batch, round, result), 0);
+    int rc = rl_step_run(&loop->step, &batch, round, result);
     *reward = batch.summary.reward_mean;
     rl_batch_release(&batch);
     message_release(&message);
     for (int32_t i = 0; i < SAMPLES; i++)
         trajectory_release(&samples[i]);
+    return rc;
 }
 
-static void count_calls(void *context)
+static int count_calls(void *context)
 {
     (*(int *)context)++;
+    return 0;
+}
+
+static int fail_at_zero(void *context)
+{
+    int *calls_left = context;
+    return (*calls_left)-- > 0 ? 0 : error_set(HONE_EPEER, "the socket is gone");
+}
+
+/* Between the reference's pieces as between micro-batches: the step ends, the weights stay. */
+static void test_an_error_between_micro_batches_ends_the_step(void **state)
+{
+    (void)state;
+    for (int good = 0, rc = HONE_EPEER; rc != 0; good++) {
+        struct loop loop;
+        struct rl_step_result result;
+        struct hash before;
+        struct hash after;
+        double reward;
+        int calls_left = good;
+        loop_open(&loop);
+        loop.step.between = fail_at_zero;
+        loop.step.context = &calls_left;
+        loop_publish(&loop, 0);
+        model_hash(trainer_model(loop.trainer), &before);
+        rc = loop_round(&loop, 0, &reward, &result);
+        model_hash(trainer_model(loop.trainer), &after);
+        bool same = memcmp(&before, &after, sizeof before) == 0;
+        if (calls_left < 0) {
+            assert_int_equal(rc, HONE_EPEER);
+            assert_non_null(strstr(error_message(), "the socket is gone"));
+            assert_true(same);
+            error_clear();
+        } else {
+            assert_int_equal(rc, 0);
+            assert_false(same);
+            assert_true(good >= 2); /* both kinds of call failed before */
+        }
+        loop_close(&loop);
+    }
 }
 
 static void test_a_bandit_is_learned_on_policy(void **state)
@@ -317,7 +359,7 @@ static void test_a_bandit_is_learned_on_policy(void **state)
     for (int64_t round = 0; round < ROUNDS && last < 0.97; round++) {
         struct rl_step_result result;
         loop_publish(&loop, round);
-        loop_round(&loop, round, &last, &result);
+        assert_int_equal(loop_round(&loop, round, &last, &result), 0);
         first = round == 0 ? last : first;
         /* G6: every token is of the version that trains, and no bit differs. */
         assert_int_equal(result.before.tokens, 2 * SAMPLES);
@@ -365,6 +407,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_is_trained),
         cmocka_unit_test(test_batches_that_do_not_fit),
+        cmocka_unit_test(test_an_error_between_micro_batches_ends_the_step),
         cmocka_unit_test(test_a_bandit_is_learned_on_policy),
         cmocka_unit_test(test_several_updates_of_one_batch),
     };

@@ -20,7 +20,7 @@
 #include "infra/base/text.h"
 #include "infra/launch/supervisor.h"
 
-#define WAIT_MS 10000
+#define WAIT_MS 60000
 
 static char root[64], program[HONE_PATH_MAX];
 
@@ -233,7 +233,8 @@ static void test_gives_up_and_says_why(void **state)
 {
     (void)state;
     expect_failure("crasher", "segv", 2, 2, "signal 11", "the last words");
-    expect_failure("unwilling", "nonsense", 1, 1, "exit status 8", "hello from nonsense");
+    /* Nor does a guard change its mind. */
+    expect_failure("unwilling", "nonsense", 5, 0, "exit status 8", "hello from nonsense");
     /* A bad recipe stays bad: no restart. */
     expect_failure("misused", "usage", 5, 0, "exit status 2", "hello from usage");
     char kept[HONE_PATH_MAX];
@@ -256,7 +257,7 @@ static void test_stop_is_gentle_then_firm(void **state)
     int64_t before = clock_now_ms(clock_system());
     supervisor_stop(supervisor, 300);
     int64_t took_ms = clock_now_ms(clock_system()) - before;
-    assert_true(took_ms >= 300 && took_ms < 5000);
+    assert_true(took_ms >= 300 && took_ms < WAIT_MS);
     assert_int_equal(kill(sleeper, 0), -1); /* reaped */
     assert_int_equal(kill(stubborn, 0), -1);
     supervisor_stop(supervisor, 300);

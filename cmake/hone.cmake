@@ -48,7 +48,20 @@ function(hone_library name)
     endif()
 endfunction()
 
-# hone_test(FOLDER/NAME [LINK lib ...] [ARGS ...]) -> tests/FOLDER/test_NAME.c as a cmocka test.
+# hone_test_limits(TEST SECONDS): how long a test may take, and what exit status means skipped. Sanitizers slow
+# tests down, and processes that a test starts inherit its environment and with it what they need.
+function(hone_test_limits test seconds)
+    if(HONE_SANITIZE)
+        math(EXPR seconds "${seconds} * 6")
+    endif()
+    set_tests_properties(${test} PROPERTIES TIMEOUT ${seconds} SKIP_RETURN_CODE 77)
+    if(HONE_SANITIZE MATCHES "thread")
+        set_tests_properties(${test} PROPERTIES ENVIRONMENT
+            "TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/support/tsan.supp:halt_on_error=1")
+    endif()
+endfunction()
+
+# hone_test(FOLDER/NAME [LINK lib ...] [ARGS ...] [TIMEOUT s]) -> tests/FOLDER/test_NAME.c as a cmocka test.
 function(hone_test path)
     cmake_parse_arguments(ARG "" "TIMEOUT" "LINK;ARGS" ${ARGN})
     get_filename_component(folder ${path} DIRECTORY)
@@ -62,5 +75,5 @@ function(hone_test path)
     if(NOT ARG_TIMEOUT)
         set(ARG_TIMEOUT 300)
     endif()
-    set_tests_properties(${path} PROPERTIES TIMEOUT ${ARG_TIMEOUT} SKIP_RETURN_CODE 77)
+    hone_test_limits(${path} ${ARG_TIMEOUT})
 endfunction()

@@ -112,9 +112,15 @@ static void test_idle_pool_sleeps(void **state)
     int64_t sums[64] = {0};
     struct parallel *pool = parallel_create(2);
     parallel_for(pool, 64, 1, add_index, sums);
-    int64_t before = cpu_ns();
-    nanosleep(&(struct timespec){0, 100000000}, NULL);
-    assert_true(cpu_ns() - before < 10000000);
+    /* On a busy machine a worker may come to its sleep late; one that never does fails every time.
+     */
+    int64_t used = INT64_MAX;
+    for (int i = 0; i < 20 && used >= 10000000; i++) {
+        int64_t before = cpu_ns();
+        nanosleep(&(struct timespec){0, 100000000}, NULL);
+        used = cpu_ns() - before;
+    }
+    assert_true(used < 10000000);
     parallel_destroy(pool);
 }
 

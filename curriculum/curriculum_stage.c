@@ -320,6 +320,19 @@ static int commit(struct curriculum_stage *hub)
     return run_log_has_staged(hub->log) ? run_log_commit(hub->log) : 0;
 }
 
+/* How long a user waits before anything happens: said once, after the commit. */
+static void tell_first(struct curriculum_stage *hub)
+{
+    for (int32_t i = 0; i < hub->outbox.count && !hub->told_first; i++) {
+        const struct outbox_ack *ack = &hub->outbox.items[i];
+        if (ack->kind != HONE__KIND__KIND_TRAJECTORY_ACK || ack->refused)
+            continue;
+        hub->told_first = true;
+        log_info("first trajectory in the log, %" PRId64 " ms after the hub's start",
+                 clock_now_ms(hub->clock) - hub->start_ms);
+    }
+}
+
 static int tick(struct curriculum_stage *hub, bool *busy)
 {
     int rc = receive(hub, busy);
@@ -336,6 +349,7 @@ static int tick(struct curriculum_stage *hub, bool *busy)
     dispatch_plan(hub);
     if ((rc = commit(hub)) < 0)
         return rc;
+    tell_first(hub);
     outbox_flush(&hub->outbox, hub->server);
     if (hub->stop_ms != 0)
         return 0;

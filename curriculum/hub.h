@@ -71,6 +71,7 @@ struct curriculum_stage {
     int64_t start_ms, formed_ms, progress_ms, stall_told_ms; /* monotonic */
     int64_t stop_ms;       /* 0: going on; else everyone was told to stop at */
     bool resumed_finished; /* started on a finished log: workers may yet say Hello */
+    bool told_first;       /* this process has logged its first trajectory and said so */
     int32_t write_error;   /* a negative code when a record could not be read or written */
 };
 

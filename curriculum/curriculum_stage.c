@@ -328,8 +328,8 @@ static void tell_first(struct curriculum_stage *hub)
         if (ack->kind != HONE__KIND__KIND_TRAJECTORY_ACK || ack->refused)
             continue;
         hub->told_first = true;
-        log_info("first trajectory in the log, %" PRId64 " ms after the hub's start",
-                 clock_now_ms(hub->clock) - hub->start_ms);
+        log_info("first trajectory in the log, %lld ms after the hub's start",
+                 (long long)(clock_now_ms(hub->clock) - hub->start_ms));
     }
 }
 

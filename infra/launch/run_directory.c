@@ -41,13 +41,26 @@ static int take_lock(struct run_directory *run)
     return 0;
 }
 
-/* Names the first line in which two recipes differ. */
+/* Top-level keys that do not count for the recipe's hash: they may differ between attempts. */
+static bool is_free_to_change(const char *section)
+{
+    static const char *const keys[] = {"output_dir:", "pools:", "log:"};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; ++i)
+        if (text_starts_with(section, keys[i]))
+            return true;
+    return false;
+}
+
+/* Names the first line that counts in which two recipes differ. */
 static int refuse_recipe(const struct run_directory *run, const char *before, const char *now)
 {
+    const char *section = before;
     int line = 1;
     while (*before != '\0' && *now != '\0') {
         size_t a = strcspn(before, "\n"), b = strcspn(now, "\n");
-        if (a != b || memcmp(before, now, a) != 0)
+        if (*before != ' ')
+            section = before;
+        if ((a != b || memcmp(before, now, a) != 0) && !is_free_to_change(section))
             return error_set(HONE_EINVAL,
                              "%s holds a run of another recipe: line %d of its recipe.yaml is "
                              "\"%.*s\", now it is \"%.*s\"; choose another output_dir",

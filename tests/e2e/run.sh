@@ -36,7 +36,7 @@ expect "inspect shows text and logprobs" sh -c "'$hone' inspect run --limit 1 --
 expect "it says that stages are done" grep -q "stage rl is done already" log2.txt
 expect "it prints the same table" cmp table.txt again.txt
 # shellcheck disable=SC2086
-if "$hone" run recipe.yaml output_dir="$scratch/run" rl.staleness_max=1 pools.actors.workers=2 $short 2>other.txt >/dev/null; then
+if "$hone" run recipe.yaml output_dir="$scratch/run" rl.staleness_max=1 $short 2>other.txt >/dev/null; then
     fail "another recipe was accepted in the same run directory"
 fi
 expect "the refusal names the differing line" grep -q "staleness_max" other.txt

@@ -191,15 +191,20 @@ static void open_hub(struct world *w)
     w->hub.acknowledges = true;
 }
 
-static void world_open(struct world *w)
+/* Between inproc sockets a message is there once it is sent, so that simulated time and it keep
+ * step; but such a connection ends for good with its server. ipc goes through the sockets' own
+ * threads. */
+static void world_open_on(struct world *w, bool ipc)
 {
     memset(w, 0, sizeof *w);
     w->now_ns = INT64_C(1000000000000);
     w->clock = clock_fake(&w->now_ns);
     snprintf(w->directory, sizeof w->directory, "/tmp/hone-actor-XXXXXX");
     assert_non_null(mkdtemp(w->directory));
-    snprintf(w->hub_endpoint, sizeof w->hub_endpoint, "ipc://%s/hub", w->directory);
-    snprintf(w->weights_endpoint, sizeof w->weights_endpoint, "ipc://%s/weights", w->directory);
+    const char *transport = ipc ? "ipc" : "inproc";
+    snprintf(w->hub_endpoint, sizeof w->hub_endpoint, "%s://%s/hub", transport, w->directory);
+    snprintf(w->weights_endpoint, sizeof w->weights_endpoint, "%s://%s/weights", transport,
+             w->directory);
     w->context = wire_context_create();
     assert_int_equal(compute_open(&w->compute, 1), 0);
     w->config = tiny_model_config();
@@ -218,6 +223,11 @@ static void world_open(struct world *w)
         weight_publisher_create(&w->publisher, w->context, w->weights_endpoint, &w->clock), 0);
     assert_int_equal(
         actor_stage_create(&w->actor, &options, w->model, &w->compute, w->context, &w->clock), 0);
+}
+
+static void world_open(struct world *w)
+{
+    world_open_on(w, false);
 }
 
 static void world_close(struct world *w)
@@ -473,7 +483,7 @@ static void test_trajectories_are_kept_until_acknowledged(void **state)
 {
     (void)state;
     struct world w;
-    world_open(&w);
+    world_open_on(&w, true);
     publish(&w, &w.config, w.flat, 0);
     world_until(&w, &w.hub.hellos, 1);
     w.hub.acknowledges = false;
@@ -503,10 +513,12 @@ static void test_trajectories_are_kept_until_acknowledged(void **state)
     world_until(&w, &w.hub.credits, 2 * SLOTS); /* ordered again */
     hub_acknowledge(&w, w.hub.kept[0].id);
     hub_acknowledge(&w, w.hub.kept[1].id);
-    world_run(&w, 3000); /* also the sockets' threads have their time */
-    arrivals = w.hub.arrivals;
-    world_run(&w, 12000);
-    assert_int_equal(w.hub.arrivals, arrivals);
+    /* What crossed the acknowledgements may still come; then there is silence. */
+    for (int i = 0; w.hub.arrivals != arrivals || i == 0; i++) {
+        assert_true(i < 20);
+        arrivals = w.hub.arrivals;
+        world_run(&w, 6000);
+    }
     world_close(&w);
 }
 

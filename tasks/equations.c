@@ -14,7 +14,7 @@
 #include "infra/base/text.h"
 #include "tasks/hash_set.h"
 
-enum { DRAWS_PER_EQUATION = 64, FILE_MAX_BYTES = 256 << 20 };
+enum { FILE_MAX_BYTES = 256 << 20 };
 
 struct draw {
     struct rng_key key;
@@ -51,16 +51,14 @@ static double draw_integer(struct draw *draw)
 /* A price, rate or share. */
 static double draw_decimal(struct draw *draw)
 {
-    static const double shares[] = {0.1, 0.2,  0.25, 0.3, 0.4,  0.5, 0.6,
-                                    0.7, 0.75, 0.8,  0.9, 0.05, 1.5, 2.5};
-    if (chance(draw, 70))
+    static const double shares[] = {0.1, 0.2, 0.25, 0.3,  0.4,  0.5,  0.6, 0.7, 0.75,
+                                    0.8, 0.9, 0.05, 0.01, 0.15, 0.35, 1.5, 2.5, 1.25};
+    int kind = draw_between(draw, 1, 100);
+    if (kind <= 55)
         return shares[draw_between(draw, 0, (int)(sizeof shares / sizeof shares[0]) - 1)];
-    return draw_between(draw, 1, 40) + draw_between(draw, 1, 19) * 0.05;
-}
-
-static double draw_number(struct draw *draw)
-{
-    return chance(draw, 8) ? draw_decimal(draw) : draw_integer(draw);
+    if (kind <= 70)
+        return draw_between(draw, 1, 99) * 0.01;
+    return draw_between(draw, 0, 40) + draw_between(draw, 1, 19) * 0.05;
 }
 
 /* At most two decimals, exactly; false when the value needs more, is negative or is too large. */
@@ -79,77 +77,126 @@ static bool format_number(char *buffer, double value)
     return true;
 }
 
-static bool build(struct equation *e, double value, const char *format, double a, double b,
-                  double c)
+/* An operand as people write it: 0.5 also as .5, .50 and 0.50. */
+static bool format_operand(struct draw *draw, char *buffer, double value)
 {
-    char x[EQUATION_MAX], y[EQUATION_MAX], z[EQUATION_MAX];
-    if (!format_number(x, a) || !format_number(y, b) || !format_number(z, c) ||
-        !format_number(e->value, value))
+    if (!format_number(buffer, value))
         return false;
-    size_t n = 0;
-    for (const char *f = format; *f != '\0' && n + 1 < sizeof e->expression; ++f) {
-        const char *part = *f == 'a' ? x : *f == 'b' ? y : *f == 'c' ? z : NULL;
-        if (part == NULL) {
-            e->expression[n++] = *f;
-            continue;
-        }
-        for (; *part != '\0' && n + 1 < sizeof e->expression; ++part)
-            e->expression[n++] = *part;
+    char *point = strchr(buffer, '.');
+    if (point == NULL)
+        return true;
+    if (point[2] == '\0' && chance(draw, 30)) {
+        point[2] = '0';
+        point[3] = '\0';
     }
-    e->expression[n] = '\0';
+    if (buffer[0] == '0' && chance(draw, 40))
+        memmove(buffer, buffer + 1, strlen(buffer));
     return true;
 }
 
-static bool make_simple(struct draw *draw, struct equation *e)
+/* Forms and how often they occur, in thousandths, close to what the solutions of word problems
+ * write. n: an integer; s: a small one; d: a decimal; m: a multiple of the s that follows it. */
+struct form {
+    int weight;
+    const char *pattern;
+};
+
+static const struct form forms[] = {
+    {190, "n+n"},   {170, "n-n"},     {75, "n*s"},   {55, "s*n"},  {40, "n*n"},   {90, "m/s"},
+    {10, "n/s"},    {90, "n+n+n"},    {70, "n*d"},   {30, "d*n"},  {40, "m/s*n"}, {6, "n/s*n"},
+    {35, "n*m/s"},  {28, "n+n+n+n"},  {18, "n-n-n"}, {12, "n/d"},  {10, "n*s*d"}, {8, "n*(m/s)"},
+    {6, "(m/s)*n"}, {7, "n+n+n+n+n"}, {6, "n*d*s"},  {8, "n*s*s"}, {6, "d+d"},    {5, "d-d"},
+    {5, "n*s+n"},   {4, "n-n-n-n"},   {4, "n-d"},    {4, "n+n*s"}, {4, "n*s-n"},  {3, "n*s+n*s"},
+    {4, "n-n+n"},   {4, "n+n-n"},     {3, "n+d"},    {3, "d+d+d"}, {3, "d/s"},    {2, "n+n*d"},
+    {2, "n+d+d"},   {1, "d*d"},       {1, "d-n"},    {1, "n+n+d"}, {1, "n*n*n"},  {1, "m/s+n"},
+};
+
+static const char *draw_pattern(struct draw *draw)
 {
-    double a = draw_number(draw), b = draw_number(draw);
-    switch (draw_between(draw, 0, 3)) {
-    case 0:
-        return build(e, a + b, "a+b", a, b, 0);
-    case 1:
-        return build(e, a - b, "a-b", a, b, 0);
-    case 2:
-        if (chance(draw, 75))
-            b = draw_between(draw, 2, 20);
-        return build(e, a * b, "a*b", a, b, 0);
-    default:
-        b = chance(draw, 80) ? draw_between(draw, 2, 12) : draw_integer(draw);
-        if (chance(draw, 80))
-            return build(e, a, "a/b", a * b, b, 0);
-        return build(e, a / b, "a/b", a, b, 0);
-    }
+    int total = 0;
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; ++i)
+        total += forms[i].weight;
+    int left = draw_between(draw, 1, total);
+    for (size_t i = 0;; ++i)
+        if ((left -= forms[i].weight) <= 0)
+            return forms[i].pattern;
 }
 
-static bool make_mixed(struct draw *draw, struct equation *e)
+/* The operands of a pattern, in order; returns how many. */
+static int draw_operands(struct draw *draw, const char *pattern, double *operands)
 {
-    double a = draw_integer(draw), b = draw_integer(draw), c = draw_number(draw);
-    int small = draw_between(draw, 2, 12);
-    switch (draw_between(draw, 0, 6)) {
-    case 0:
-        return build(e, a + b + c, "a+b+c", a, b, c);
-    case 1:
-        return build(e, a + b - c, "a+b-c", a, b, c);
-    case 2:
-        return build(e, a - b - c, "a-b-c", a, b, c);
-    case 3:
-        return build(e, a * small + b, "a*c+b", a, b, small);
-    case 4:
-        return build(e, a * small * 2, "a*b*c", a, small, 2);
-    case 5:
-        return build(e, a * b / 100, "a*b/c", a, b, 100);
-    default:
-        return build(e, a / small * b, "(a/c)*b", a, b, small);
+    int count = 0, multiple = -1;
+    for (const char *c = pattern; *c != '\0'; ++c) {
+        if (*c == 'n') {
+            operands[count++] = draw_integer(draw);
+        } else if (*c == 'd') {
+            operands[count++] = draw_decimal(draw);
+        } else if (*c == 'm') {
+            multiple = count;
+            operands[count++] = chance(draw, 75) ? draw_integer(draw) : 1.0;
+        } else if (*c == 's') {
+            double small = chance(draw, 85) ? draw_between(draw, 2, 12) : draw_integer(draw);
+            if (multiple >= 0)
+                operands[multiple] *= small;
+            multiple = -1;
+            operands[count++] = small;
+        }
     }
+    return count;
+}
+
+/* Sum of products over a pattern; parentheses hold one quotient. */
+static double evaluate_pattern(const char *pattern, const double *operands)
+{
+    double sum = 0.0, product = 1.0;
+    char before = '*';
+    int sign = 1;
+    for (const char *c = pattern; *c != '\0'; ++c) {
+        if (*c == '+' || *c == '-') {
+            sum += sign * product;
+            sign = *c == '-' ? -1 : 1;
+            product = 1.0;
+            before = '*';
+        } else if (*c == '*' || *c == '/') {
+            before = *c;
+        } else if (*c == 'n' || *c == 'd' || *c == 's' || *c == 'm') {
+            product = before == '/' ? product / *operands : product * *operands;
+            operands++;
+        }
+    }
+    return sum + sign * product;
+}
+
+static bool equation_draw(struct draw *draw, struct equation *e)
+{
+    enum { OPERANDS_MAX = 8 };
+    double operands[OPERANDS_MAX], *next = operands;
+    const char *pattern = draw_pattern(draw);
+    struct text out;
+    draw_operands(draw, pattern, operands);
+    if (!format_number(e->value, evaluate_pattern(pattern, operands)))
+        return false;
+    bool ok = true;
+    text_init(&out);
+    for (const char *c = pattern; *c != '\0' && ok; ++c) {
+        char number[EQUATION_MAX];
+        if (strchr("ndsm", *c) == NULL)
+            text_append_bytes(&out, c, 1);
+        else if ((ok = format_operand(draw, number, *next++)))
+            text_append(&out, number);
+    }
+    ok = ok && out.length < sizeof e->expression;
+    if (ok)
+        memcpy(e->expression, out.data, out.length + 1);
+    text_release(&out);
+    return ok;
 }
 
 void equation_make(uint64_t seed, uint64_t index, struct equation *equation)
 {
     struct draw draw = {.key = {.seed = seed, .purpose = RNG_DATA, .a = index, .b = 2}, .next = 0};
-    for (;;) {
-        bool made = chance(&draw, 75) ? make_simple(&draw, equation) : make_mixed(&draw, equation);
-        if (made)
-            return;
-    }
+    while (!equation_draw(&draw, equation))
+        ;
 }
 
 /* Hashes of the prompts of a JSON-lines file, without their final "=". */

@@ -12,7 +12,7 @@ data=runs/gsm8k_calculator/data
 mkdir -p $data
 "$hone" data calculator --input "$train" --out $data/train.jsonl
 "$hone" data calculator --input "$test" --exclude "$train" --out $data/test.jsonl
-"$hone" data equations --text 250000 --exclude $data/test.jsonl --out $data/equations.jsonl
+"$hone" data equations --text 2500000 --exclude $data/test.jsonl --out $data/equations.jsonl
 "$hone" data tokenizer --input $data/equations.jsonl --vocab 260 --out runs/gsm8k_calculator/tokenizer
 "$hone" run examples/gsm8k_calculator/base.yaml
 exec "$hone" run examples/gsm8k_calculator/recipe.yaml "$@"

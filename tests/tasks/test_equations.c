@@ -37,7 +37,7 @@ static struct rational evaluate_factor(const char **at)
     }
     struct rational value = {0, 1};
     bool point = false;
-    assert_true(isdigit((unsigned char)**at));
+    assert_true(isdigit((unsigned char)**at) || (**at == '.' && isdigit((unsigned char)(*at)[1])));
     for (; isdigit((unsigned char)**at) || (**at == '.' && !point); ++*at) {
         if (**at == '.') {
             point = true;

@@ -27,9 +27,10 @@ static const char *nearest_verifier(const char *name)
     return nearest;
 }
 
-/* What the recipe's own checks cannot see: which verifiers this program has. */
-static void check_rewards(const struct recipe *recipe, struct problems *problems)
+/* What the values alone cannot tell: files, and which verifiers this program has. */
+static void check_machine(const struct recipe *recipe, struct problems *problems)
 {
+    preflight_check(recipe, problems);
     for (int32_t i = 0; i < recipe->reward.parts.count; ++i) {
         const char *verifier = recipe->reward.parts.items[i].verifier;
         if (strcmp(verifier, "command") == 0 || verifier_find(verifier) != NULL)
@@ -58,15 +59,11 @@ static int load_recipe(const struct command_line *line, const char *const *more,
         overrides[count++] = more[i];
     struct problems problems;
     problems_init(&problems);
-    int rc = recipe_load(recipe, line->positional[0], overrides, count, &problems);
-    if (rc == 0) {
-        preflight_check(recipe, &problems);
-        check_rewards(recipe, &problems);
-        if (problems.count > 0) {
-            rc = HONE_EINVAL;
-            recipe_release(recipe);
-        }
-    }
+    struct recipe_source source = {.path = line->positional[0],
+                                   .overrides = overrides,
+                                   .override_count = count,
+                                   .check = check_machine};
+    int rc = recipe_read(recipe, &source, &problems);
     if (problems.count > 0) {
         fputs(problems.text.data, stderr);
         error_set(HONE_EINVAL, "%s: %d problem%s", line->positional[0], problems.count,

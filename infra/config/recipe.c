@@ -71,21 +71,24 @@ static void apply_overrides(struct recipe *recipe, struct yaml_node *root,
     }
 }
 
-int recipe_load(struct recipe *recipe, const char *path, const char *const *overrides, int count,
+int recipe_read(struct recipe *recipe, const struct recipe_source *source,
                 struct problems *problems)
 {
     struct yaml_node *root = NULL;
     int before = problems->count;
     memset(recipe, 0, sizeof *recipe);
     field_defaults(recipe_fields, recipe);
-    recipe->file = path ? memory_strdup(path) : NULL;
+    recipe->file = source->path ? memory_strdup(source->path) : NULL;
     int rc = read_tree(recipe, problems, &root);
     if (rc == 0 && root) {
-        apply_overrides(recipe, root, overrides, count, problems);
+        apply_overrides(recipe, root, source->overrides, source->override_count, problems);
         field_read(recipe_fields, recipe, root, problems, &recipe->places);
         resolve(recipe);
-        if (root->kind == YAML_TABLE || problems->count == before)
+        if (root->kind == YAML_TABLE || problems->count == before) {
             preflight_values(recipe, problems);
+            if (source->check)
+                source->check(recipe, problems);
+        }
     }
     yaml_tree_free(root);
     if (rc == 0 && problems->count > before)
@@ -93,6 +96,13 @@ int recipe_load(struct recipe *recipe, const char *path, const char *const *over
     if (rc < 0)
         recipe_release(recipe);
     return rc;
+}
+
+int recipe_load(struct recipe *recipe, const char *path, const char *const *overrides, int count,
+                struct problems *problems)
+{
+    struct recipe_source source = {.path = path, .overrides = overrides, .override_count = count};
+    return recipe_read(recipe, &source, problems);
 }
 
 void recipe_release(struct recipe *recipe)

@@ -220,11 +220,25 @@ struct recipe {
     struct place_list places;
 };
 
+/* Checks beyond a single value: they see every recipe whose YAML could be read, problems or not, so
+ * that all problems are told at once. */
+typedef void (*recipe_check)(const struct recipe *recipe, struct problems *problems);
+
+struct recipe_source {
+    const char *path;
+    const char *const *overrides;
+    int override_count;
+    recipe_check check; /* NULL: none */
+};
+
 /* path NULL: defaults and overrides alone. overrides are "a.b=c" each, applied in order; list
  * elements by index ("reward.parts.0.weight=2"), one past the last appends. Relative paths stay as
  * written: they mean the current directory.
  * 0; HONE_EINVAL with at least one problem added; or an error when the file cannot be read. On
  * error the recipe is released. */
+int recipe_read(struct recipe *recipe, const struct recipe_source *source,
+                struct problems *problems);
+/* The same without further checks. */
 int recipe_load(struct recipe *recipe, const char *path, const char *const *overrides, int count,
                 struct problems *problems);
 void recipe_release(struct recipe *recipe);

@@ -24,6 +24,8 @@ refuses "missing recipe" "nothere.yaml" "$hone" run nothere.yaml
 sed 's/learning_rate/lerning_rate/' recipe.yaml >typo.yaml
 refuses "unknown key" "typo.yaml:[0-9]+.*lerning_rate.*learning_rate" "$hone" check typo.yaml
 refuses "all problems at once" "2 problems" "$hone" check recipe.yaml rl.group_size=one sft.nothing=1
+refuses "files and rewards together with values" "5 problems" "$hone" check recipe.yaml rl.group_size=one \
+    reward.parts.0.verifier=gsm9k rl.data.path=[none.jsonl] model.path=nowhere sft.nothing=1
 refuses "a value out of range" "clip_low" "$hone" check recipe.yaml rl.objective.clip_low=-1
 refuses "missing key" "model.path" "$hone" run recipe.yaml $quiet model.path=
 mkdir empty

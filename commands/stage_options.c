@@ -151,6 +151,8 @@ int sft_options_from(struct sft_options *options, const struct recipe *recipe,
     options->keep_checkpoints = 2;
     trainer_from(&options->trainer, recipe, &sft->optimizer, sft->micro_batch_tokens,
                  sft->max_length);
+    options->trainer.checkpoint_layers =
+        sft->activation_checkpointing == RECIPE_ACTIVATIONS_BY_LAYER;
     const struct init_settings *init = &recipe->model.init;
     if (init->method == RECIPE_INIT_NONE)
         return 0;
@@ -212,6 +214,8 @@ int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
     options->loss.label_smoothing = (float)dpo->label_smoothing;
     trainer_from(&options->trainer, recipe, &dpo->optimizer, dpo->micro_batch_tokens,
                  dpo->max_length);
+    options->trainer.checkpoint_layers =
+        dpo->activation_checkpointing == RECIPE_ACTIVATIONS_BY_LAYER;
     return 0;
 }
 
@@ -255,5 +259,7 @@ void learner_options_from(struct learner_options *options, const struct recipe *
     options->kl_limit = (float)objective->kl_limit;
     trainer_from(&options->trainer, recipe, &rl->optimizer, rl->micro_batch_tokens,
                  rl->max_prompt_tokens + rl->sampling.max_completion_tokens);
+    options->trainer.checkpoint_layers =
+        rl->activation_checkpointing == RECIPE_ACTIVATIONS_BY_LAYER;
     options->trainer.optimizer.total_steps = rl->steps * rl->updates_per_batch;
 }

@@ -297,7 +297,8 @@ int command_logprobs(const struct command_line *line)
     }
     int32_t blocks = (ids.count + ATTENTION_BLOCK_TOKENS - 1) / ATTENTION_BLOCK_TOKENS;
     if ((rc = kv_cache_create(&cache, config, model_dtype(opened.model), blocks)) == 0 &&
-        (rc = transformer_create(&transformer, opened.model, cache, ids.count, false)) == 0)
+        (rc = transformer_create(&transformer, opened.model, cache, ids.count, ACTIVATIONS_NONE)) ==
+            0)
         rc = print_logprobs(&opened, transformer, cache, &ids);
 out:
     transformer_free(transformer);

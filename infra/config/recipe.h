@@ -38,6 +38,7 @@ enum recipe_aggregation {
 enum recipe_kl_reference { RECIPE_KL_START, RECIPE_KL_BASE };
 enum recipe_kl_estimator { RECIPE_KL_K1, RECIPE_KL_K2, RECIPE_KL_K3 };
 enum recipe_pairs_source { RECIPE_PAIRS_FILE, RECIPE_PAIRS_RL_LOG };
+enum recipe_activations { RECIPE_ACTIVATIONS_KEPT, RECIPE_ACTIVATIONS_BY_LAYER };
 enum recipe_log_keep { RECIPE_KEEP_ALL, RECIPE_KEEP_UNACKNOWLEDGED };
 enum recipe_log_level { RECIPE_LOG_DEBUG, RECIPE_LOG_INFO, RECIPE_LOG_WARN, RECIPE_LOG_ERROR };
 
@@ -102,7 +103,8 @@ struct sft_settings {
     int64_t max_steps;          /* 0: no limit but epochs */
     int64_t batch_tokens;       /* per optimizer step */
     int64_t micro_batch_tokens; /* per forward and backward pass */
-    int64_t max_length;         /* tokens of one sequence */
+    enum recipe_activations activation_checkpointing;
+    int64_t max_length; /* tokens of one sequence */
     struct optimizer_settings optimizer;
     int64_t save_steps; /* 0: only at the end */
     int64_t log_steps;
@@ -139,6 +141,7 @@ struct rl_settings {
     bool drop_zero_advantage;
     struct optimizer_settings optimizer;
     int64_t micro_batch_tokens;
+    enum recipe_activations activation_checkpointing;
     int64_t checkpoint_steps;
     int64_t keep_checkpoints;
     double lease_timeout_s;
@@ -179,6 +182,7 @@ struct dpo_settings {
     double nll_coef;         /* weight of the chosen answers' NLL; 0: off */
     int64_t batch_pairs;
     int64_t micro_batch_tokens;
+    enum recipe_activations activation_checkpointing;
     int64_t max_length;
     struct optimizer_settings optimizer;
     int64_t save_steps; /* 0: only at the end */

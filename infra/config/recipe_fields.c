@@ -45,6 +45,7 @@ static const char *const aggregation_names[] = {"token_mean", "sequence_mean", "
 static const char *const kl_names[] = {"k1", "k2", "k3", NULL};
 static const char *const kl_reference_names[] = {"start", "base", NULL};
 static const char *const pairs_source_names[] = {"file", "rl_log", NULL};
+static const char *const activation_names[] = {"none", "layer", NULL};
 static const char *const keep_names[] = {"all", "unacknowledged", NULL};
 static const char *const level_names[] = {"debug", "info", "warn", "error", NULL};
 static const char *const layout_names[] = {"plain",   "chatml", "llama3", "llama2",
@@ -178,6 +179,16 @@ static const struct config_field dpo_optimizer_fields[] = {
 static const struct config_field rl_sampling_fields[] = {SAMPLING_FIELDS(0.01, "256")};
 static const struct config_field eval_sampling_fields[] = {SAMPLING_FIELDS(0, "256")};
 
+#define ACTIVATION_CHECKPOINTING(owner)                                                            \
+    {                                                                                              \
+        .name = "activation_checkpointing", .type = FIELD_ENUM,                                    \
+        AT(owner, activation_checkpointing), .default_text = "none", .names = activation_names,    \
+        .help =                                                                                    \
+            "layer keeps each layer's input alone and computes the rest again in the backward "    \
+            "pass: less memory, more time, the same bits",                                         \
+        .flags = FIELD_UNHASHED                                                                    \
+    }
+
 static const struct config_field sft_fields[] = {
     TABLE("data", sft_settings, data, sft_data_fields, "What SFT learns from."),
     INT("epochs", sft_settings, epochs, "1", 1, 1000000, NULL, "Passes over the data"),
@@ -187,6 +198,7 @@ static const struct config_field sft_fields[] = {
         "Tokens of one optimizer step"),
     INT("micro_batch_tokens", sft_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",
         "Tokens of one forward and backward pass: sets memory, never the result"),
+    ACTIVATION_CHECKPOINTING(sft_settings),
     INT("max_length", sft_settings, max_length, "512", 8, TOKENS_MAX, "tokens",
         "Longest sequence; longer rows are cut and counted"),
     TABLE("optimizer", sft_settings, optimizer, sft_optimizer_fields, "AdamW of the SFT stage."),
@@ -247,6 +259,7 @@ static const struct config_field rl_fields[] = {
     TABLE("optimizer", rl_settings, optimizer, rl_optimizer_fields, "AdamW of the RL stage."),
     INT("micro_batch_tokens", rl_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",
         "Tokens of one forward and backward pass: sets memory, never the result"),
+    ACTIVATION_CHECKPOINTING(rl_settings),
     INT("checkpoint_steps", rl_settings, checkpoint_steps, "10", 1, STEPS_MAX, "steps",
         "Steps between checkpoints; batches are acknowledged when one is durable"),
     INT("keep_checkpoints", rl_settings, keep_checkpoints, "2", 1, 1000000, "checkpoints",
@@ -310,6 +323,7 @@ static const struct config_field dpo_fields[] = {
         "Pairs of one optimizer step"),
     INT("micro_batch_tokens", dpo_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",
         "Tokens of one forward and backward pass: sets memory, never the result"),
+    ACTIVATION_CHECKPOINTING(dpo_settings),
     INT("max_length", dpo_settings, max_length, "1024", 8, TOKENS_MAX, "tokens",
         "Longest prompt and answer together; longer pairs are dropped and counted"),
     TABLE("optimizer", dpo_settings, optimizer, dpo_optimizer_fields, "AdamW of the DPO stage."),

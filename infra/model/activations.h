@@ -1,8 +1,11 @@
 /* What a transformer holds between and inside passes, shared by forward and backward only.
  *
- * "act" is the activation dtype (the model's), T is max_rows. A training transformer has one set of
- * layer activations per layer; otherwise all layers use one set, with input, middle and output the
- * same residual stream. */
+ * "act" is the activation dtype (the model's), T is max_rows. By what is kept:
+ *   all            one set of layer activations per layer;
+ *   layer inputs   input and output per layer, the rest one set that the layers share;
+ *   none           all layers share one set, with input, middle and output the same residual
+ * stream.
+ */
 #ifndef HONE_MODEL_ACTIVATIONS_H
 #define HONE_MODEL_ACTIVATIONS_H
 
@@ -15,19 +18,19 @@
 struct layer_activations {
     float *input;         /* [T, hidden] residual entering the layer */
     void *input_norm;     /* act [T, hidden] */
-    float *input_rms;     /* [T] 1 / rms; NULL unless training */
+    float *input_rms;     /* [T] 1 / rms; NULL when nothing is kept */
     float *qkv;           /* [T, qkv] queries and keys after rotation, then values */
     void *attention;      /* act [T, query] */
-    float *attention_lse; /* [T, heads]; NULL unless training */
+    float *attention_lse; /* [T, heads]; NULL when nothing is kept */
     float *middle;        /* [T, hidden] residual after attention */
     void *middle_norm;    /* act [T, hidden] */
-    float *middle_rms;    /* [T]; NULL unless training */
+    float *middle_rms;    /* [T]; NULL when nothing is kept */
     float *gate_up;       /* [T, 2 * intermediate] */
     void *swiglu;         /* act [T, intermediate] */
     float *output;        /* [T, hidden] residual leaving the layer: the next one's input */
 };
 
-/* Scratch of the backward pass; all NULL unless training. */
+/* Scratch of the backward pass; all NULL when nothing is kept. */
 struct backward_buffers {
     float *residual;     /* [T, hidden] gradient of the residual stream */
     float *wide;         /* [T, max(qkv, 2 * intermediate)] */
@@ -45,13 +48,14 @@ struct transformer {
     struct model *model;
     struct kv_cache *cache;
     int32_t max_rows;
-    bool training;
+    enum activation_keep keep;
     size_t bytes; /* of the one block that holds this struct and everything below */
     int64_t hidden, query, kv, qkv, intermediate, vocab;
 
     struct layer_activations *layers; /* [layers] */
+    int32_t computed_layer;           /* whose activations a shared set holds */
     void *final_norm;                 /* act [T, hidden] */
-    float *final_rms;                 /* [T]; NULL unless training */
+    float *final_rms;                 /* [T]; NULL when nothing is kept */
 
     /* The latest forward's rows. */
     int32_t row_count;
@@ -76,5 +80,9 @@ struct transformer {
  * act [count, hidden]. */
 void transformer_head_chunk(struct transformer *transformer, int32_t count, const int32_t *rows,
                             const void **input);
+
+/* Makes layers[layer] hold that layer's activations of the latest forward, computing them again
+ * from the layer's input when they are not kept. */
+void transformer_restore_layer(struct transformer *transformer, int32_t layer);
 
 #endif

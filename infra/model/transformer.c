@@ -66,13 +66,12 @@ static void plan_layer(struct plan *plan, const struct transformer *t, size_t ac
     layer->middle_norm = plan_take(plan, count * (size_t)t->hidden * act);
     layer->gate_up = plan_floats(plan, rows, 2 * t->intermediate);
     layer->swiglu = plan_take(plan, count * (size_t)t->intermediate * act);
-    if (!t->training)
+    if (t->keep == ACTIVATIONS_NONE)
         return;
     layer->input_rms = plan_floats(plan, rows, 1);
     layer->attention_lse = plan_floats(plan, rows, heads);
     layer->middle = plan_floats(plan, rows, t->hidden);
     layer->middle_rms = plan_floats(plan, rows, 1);
-    layer->output = plan_floats(plan, rows, t->hidden);
 }
 
 static void plan_layers(struct plan *plan, struct transformer *t, size_t act)
@@ -84,11 +83,13 @@ static void plan_layers(struct plan *plan, struct transformer *t, size_t act)
     float *residual = plan_floats(plan, t->max_rows, t->hidden);
     t->layers = layers;
     for (int32_t i = 0; i < count; i++) {
-        if (t->training || i == 0)
+        if (t->keep == ACTIVATIONS_ALL || i == 0)
             plan_layer(plan, t, act, &one);
         one.input = residual;
-        if (!t->training)
+        if (t->keep == ACTIVATIONS_NONE)
             one.middle = one.output = residual;
+        else
+            one.output = plan_floats(plan, t->max_rows, t->hidden);
         residual = one.output;
         if (layers)
             layers[i] = one;
@@ -128,7 +129,7 @@ static int32_t choose_head_rows(int64_t vocab, int32_t max_rows)
     return rows < max_rows ? (int32_t)rows : max_rows;
 }
 
-/* Fills every size and pointer of *t, whose model, max_rows and training are set; returns the bytes
+/* Fills every size and pointer of *t, whose model, max_rows and keep are set; returns the bytes
  * of the block at base (counted only when base is NULL). */
 static size_t plan_transformer(struct transformer *t, char *base)
 {
@@ -147,7 +148,7 @@ static size_t plan_transformer(struct transformer *t, char *base)
     t->head_rows = choose_head_rows(t->vocab, t->max_rows);
     plan_layers(&plan, t, act);
     t->final_norm = plan_take(&plan, (size_t)rows * (size_t)t->hidden * act);
-    if (t->training)
+    if (t->keep != ACTIVATIONS_NONE)
         t->final_rms = plan_floats(&plan, rows, 1);
     t->tokens = plan_ints(&plan, rows);
     t->positions = plan_ints(&plan, rows);
@@ -157,29 +158,28 @@ static size_t plan_transformer(struct transformer *t, char *base)
     t->runs = plan_ints(&plan, rows + 1);
     t->head_input = plan_take(&plan, (size_t)t->head_rows * (size_t)t->hidden * act);
     t->logits = plan_floats(&plan, t->head_rows, t->vocab);
-    if (t->training)
+    if (t->keep != ACTIVATIONS_NONE)
         plan_backward(&plan, t, dtype);
     return plan.used;
 }
 
 size_t transformer_bytes(const struct model_config *config, enum dtype dtype, int32_t max_rows,
-                         bool training)
+                         enum activation_keep keep)
 {
     struct model model = {.config = *config, .dtype = dtype};
-    struct transformer t = {.model = &model, .max_rows = max_rows, .training = training};
+    struct transformer t = {.model = &model, .max_rows = max_rows, .keep = keep};
     return plan_transformer(&t, NULL);
 }
 
 int transformer_create(struct transformer **transformer, struct model *model,
-                       struct kv_cache *cache, int32_t max_rows, bool training)
+                       struct kv_cache *cache, int32_t max_rows, enum activation_keep keep)
 {
     HONE_ASSERT(max_rows > 0);
-    HONE_ASSERT(!training || model->trainable);
+    HONE_ASSERT(keep == ACTIVATIONS_NONE || model->trainable);
     struct attention_kv kv = kv_cache_layer(cache, model->config.layers - 1);
     HONE_ASSERT(kv.dtype == model->dtype && kv.kv_heads == model->config.kv_heads &&
                 kv.head_dim == model->config.head_dim);
-    struct transformer plan = {
-        .model = model, .cache = cache, .max_rows = max_rows, .training = training};
+    struct transformer plan = {.model = model, .cache = cache, .max_rows = max_rows, .keep = keep};
     plan.bytes = plan_transformer(&plan, NULL);
     char *block = memory_map(plan.bytes);
     plan_transformer(&plan, block);
@@ -303,37 +303,46 @@ static void attention_forward(const struct span *span, int32_t layer_index)
     linear(span, &weights->output, attended, middle, true);
 }
 
-static void mlp_forward(const struct span *span, int32_t layer_index)
+/* Up to the gated values that the down projection takes. */
+static void gate_forward(const struct span *span, int32_t layer_index)
 {
     struct transformer *t = span->transformer;
     const struct layer_weights *weights = &t->model->layers[layer_index];
     const struct layer_activations *a = &t->layers[layer_index];
     int64_t first = span->first;
     float *middle = float_row(a->middle, first, t->hidden);
-    float *output = float_row(a->output, first, t->hidden);
     float *gate_up = float_row(a->gate_up, first, 2 * t->intermediate);
     void *normed = act_row(t, a->middle_norm, first, t->hidden);
     void *gated = act_row(t, a->swiglu, first, t->intermediate);
     norm(span, weights->post_norm, middle, normed, float_row(a->middle_rms, first, 1));
     linear(span, &weights->gate_up, normed, gate_up, false);
     span->ops->swiglu(span->pool, t->model->dtype, span->count, t->intermediate, gate_up, gated);
-    carry_residual(span, output, middle);
-    linear(span, &weights->down, gated, output, true);
 }
 
-static void forward_span(const struct span *span)
+static void mlp_forward(const struct span *span, int32_t layer_index)
+{
+    struct transformer *t = span->transformer;
+    const struct layer_activations *a = &t->layers[layer_index];
+    float *output = float_row(a->output, span->first, t->hidden);
+    gate_forward(span, layer_index);
+    carry_residual(span, output, float_row(a->middle, span->first, t->hidden));
+    linear(span, &t->model->layers[layer_index].down,
+           act_row(t, a->swiglu, span->first, t->intermediate), output, true);
+}
+
+/* The embedding, layers 0 .. last, and the final norm. */
+static void forward_layers(const struct span *span, int32_t last)
 {
     struct transformer *t = span->transformer;
     const struct model *model = t->model;
-    int32_t layers = model->config.layers;
     span->ops->embed(span->pool, model->dtype, span->count, t->hidden,
                      model_values_at(model, model->embedding), t->tokens + span->first,
                      float_row(t->layers[0].input, span->first, t->hidden));
-    for (int32_t i = 0; i < layers; i++) {
+    for (int32_t i = 0; i <= last; i++) {
         attention_forward(span, i);
         mlp_forward(span, i);
     }
-    norm(span, model->final_norm, float_row(t->layers[layers - 1].output, span->first, t->hidden),
+    norm(span, model->final_norm, float_row(t->layers[last].output, span->first, t->hidden),
          act_row(t, t->final_norm, span->first, t->hidden),
          float_row(t->final_rms, span->first, 1));
 }
@@ -346,6 +355,8 @@ static void forward_span(const struct span *span)
 struct shares {
     struct transformer *transformer;
     const struct backend_ops *ops;
+    void (*compute)(const struct span *span, int32_t layer);
+    int32_t layer;
     int32_t count;
     int64_t first_rows[THREADS_MAX + 1];
 };
@@ -355,10 +366,11 @@ static void forward_share(void *context, int64_t begin, int64_t end, int thread)
     const struct shares *shares = context;
     (void)thread;
     for (int64_t i = begin; i < end; i++)
-        forward_span(&(struct span){.transformer = shares->transformer,
-                                    .ops = shares->ops,
-                                    .first = shares->first_rows[i],
-                                    .count = shares->first_rows[i + 1] - shares->first_rows[i]});
+        shares->compute(&(struct span){.transformer = shares->transformer,
+                                       .ops = shares->ops,
+                                       .first = shares->first_rows[i],
+                                       .count = shares->first_rows[i + 1] - shares->first_rows[i]},
+                        shares->layer);
 }
 
 /* Multiply-adds of one row: every weight once, and its keys and values. */
@@ -404,22 +416,52 @@ static bool share_pass(struct shares *shares, const struct parallel *pool)
            t->model->values_bytes <= SHARED_BYTES_MAX && cut_shares(shares, threads);
 }
 
+/* All rows of the pass through `compute`, shared in one of the two ways. */
+static void compute_pass(struct transformer *transformer,
+                         void (*compute)(const struct span *span, int32_t layer), int32_t layer)
+{
+    struct shares shares = {.transformer = transformer,
+                            .ops = transformer->model->compute->ops,
+                            .compute = compute,
+                            .layer = layer};
+    int64_t count = transformer->row_count;
+    struct parallel *pool = pool_for(transformer, count * transformer->model->parameter_count);
+    if (share_pass(&shares, pool))
+        parallel_for(pool, shares.count, 1, forward_share, &shares);
+    else
+        compute(
+            &(struct span){
+                .transformer = transformer, .ops = shares.ops, .pool = pool, .count = count},
+            layer);
+}
+
 void transformer_forward(struct transformer *transformer, const struct forward_rows *rows)
 {
-    const struct backend_ops *ops = transformer->model->compute->ops;
-    struct shares shares = {.transformer = transformer, .ops = ops};
     HONE_ASSERT(rows->count >= 0 && rows->count <= transformer->max_rows);
     place_rows(transformer, rows);
     if (rows->count == 0)
         return;
-    struct parallel *pool =
-        pool_for(transformer, rows->count * transformer->model->parameter_count);
-    if (share_pass(&shares, pool))
-        parallel_for(pool, shares.count, 1, forward_share, &shares);
-    else
-        forward_span(&(struct span){
-            .transformer = transformer, .ops = ops, .pool = pool, .count = rows->count});
+    int32_t last = transformer->model->config.layers - 1;
+    compute_pass(transformer, forward_layers, last);
+    transformer->computed_layer = last;
     advance_sequences(rows);
+}
+
+/* What the backward reads of a layer; its keys and values are still in the cache and get the bits
+ * they have. */
+static void restore_span(const struct span *span, int32_t layer)
+{
+    attention_forward(span, layer);
+    gate_forward(span, layer);
+}
+
+void transformer_restore_layer(struct transformer *transformer, int32_t layer)
+{
+    HONE_ASSERT(transformer->keep != ACTIVATIONS_NONE);
+    if (transformer->keep == ACTIVATIONS_ALL || transformer->computed_layer == layer)
+        return;
+    compute_pass(transformer, restore_span, layer);
+    transformer->computed_layer = layer;
 }
 
 /* ---- the head ---- */

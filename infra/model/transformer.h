@@ -5,7 +5,8 @@
  * them. The pass stores keys and values, attends, and leaves the final normed hidden state of every
  * row. A row's bits depend on its sequence's tokens up to it and on the weights, on nothing else.
  *
- * A training transformer keeps each layer's activations of the latest forward for the backward.
+ * A training transformer keeps what the backward needs of the latest forward: every activation, or
+ * each layer's input alone, from which the backward computes the rest again (the same bits).
  * Memory is planned in transformer_create and nothing is allocated afterwards. Owned by one thread.
  */
 #ifndef HONE_MODEL_TRANSFORMER_H
@@ -24,13 +25,16 @@ struct forward_rows {
     struct kv_sequence *const *sequences;
 };
 
-/* max_rows: most rows of one pass. training: keep activations. */
+/* What a pass leaves for a backward pass. */
+enum activation_keep { ACTIVATIONS_NONE, ACTIVATIONS_ALL, ACTIVATIONS_LAYER_INPUTS };
+
+/* max_rows: most rows of one pass. */
 int transformer_create(struct transformer **transformer, struct model *model,
-                       struct kv_cache *cache, int32_t max_rows, bool training);
+                       struct kv_cache *cache, int32_t max_rows, enum activation_keep keep);
 void transformer_free(struct transformer *transformer);
 /* Bytes transformer_create would allocate: for the memory plan. */
 size_t transformer_bytes(const struct model_config *config, enum dtype dtype, int32_t max_rows,
-                         bool training);
+                         enum activation_keep keep);
 
 /* Advances each sequence's length past its last row. */
 void transformer_forward(struct transformer *transformer, const struct forward_rows *rows);

@@ -187,7 +187,7 @@ void transformer_backward(struct transformer *transformer, int32_t count, const 
                                       .temperature = temperature,
                                       .d_logprob = d_logprob,
                                       .d_entropy = d_entropy};
-    HONE_ASSERT(t->training && temperature > 0.0f);
+    HONE_ASSERT(t->keep != ACTIVATIONS_NONE && temperature > 0.0f);
     HONE_ASSERT(t->whole_runs && t->from_beginning);
     for (int32_t i = 1; i < count; i++)
         HONE_ASSERT(rows[i] > rows[i - 1]);
@@ -195,6 +195,7 @@ void transformer_backward(struct transformer *transformer, int32_t count, const 
         return;
     head_backward(&b, &head, count);
     for (int32_t i = t->model->config.layers - 1; i >= 0; i--) {
+        transformer_restore_layer(t, i);
         mlp_backward(&b, i);
         attention_backward(&b, i);
     }

@@ -30,6 +30,13 @@ static size_t vector_bytes(int64_t parameters)
     return (size_t)parameters * sizeof(float);
 }
 
+static enum activation_keep kept_activations(const struct trainer_options *options)
+{
+    if (options->logprobs_only)
+        return ACTIVATIONS_NONE;
+    return options->checkpoint_layers ? ACTIVATIONS_LAYER_INPUTS : ACTIVATIONS_ALL;
+}
+
 static int check_options(const struct trainer_options *options, const struct model_config *config)
 {
     if (options->dtype != DTYPE_F32 && options->dtype != DTYPE_BF16)
@@ -66,7 +73,7 @@ int trainer_create(struct trainer **trainer, const struct trainer_options *optio
     if ((rc = kv_cache_create(&t->cache, config, options->dtype, blocks)) < 0)
         goto fail;
     rc = transformer_create(&t->transformer, t->model, t->cache, options->micro_batch_tokens,
-                            training);
+                            kept_activations(options));
     if (rc < 0)
         goto fail;
     micro_batch_init(&t->micro, options->micro_batch_tokens, options->max_sequence_tokens,
@@ -115,16 +122,18 @@ size_t trainer_plan(const struct trainer_options *options, const struct model_co
         {"master weights (fp32)", parameters * sizeof(float)},
         {"optimizer moments (2 x fp32)", training ? 2 * parameters * sizeof(float) : 0},
         {"gradient (fp32)", training ? parameters * sizeof(float) : 0},
-        {"activations", transformer_bytes(config, options->dtype, rows, training)},
+        {"activations", transformer_bytes(config, options->dtype, rows, kept_activations(options))},
         {"key/value cache", kv_cache_bytes(config, options->dtype, micro_batch_kv_blocks(rows))},
         {"token streams", micro_batch_bytes(rows)}};
     size_t total = 0;
 
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         total += lines[i].bytes;
-        text_printf(table, "  %-30s %10.1f MB\n", lines[i].what, (double)lines[i].bytes / 1e6);
+        if (table != NULL)
+            text_printf(table, "  %-30s %10.1f MB\n", lines[i].what, (double)lines[i].bytes / 1e6);
     }
-    text_printf(table, "  %-30s %10.1f MB\n", "total", (double)total / 1e6);
+    if (table != NULL)
+        text_printf(table, "  %-30s %10.1f MB\n", "total", (double)total / 1e6);
     return total;
 }
 

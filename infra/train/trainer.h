@@ -57,6 +57,7 @@ struct trainer_options {
     int32_t micro_batch_tokens;  /* most rows of one forward */
     int32_t max_sequence_tokens; /* longest sequence that will come */
     bool logprobs_only;          /* a reference model: no gradient, moments or kept activations */
+    bool checkpoint_layers;      /* keep layer inputs alone, compute the rest twice: same bits */
     struct optimizer_options optimizer;
 };
 

@@ -3,15 +3,19 @@
  * With p = e^(score - lse), D = sum over d of d_out * out, dp[j] = d_out . v[j]:
  *   ds[j] = p[j] (dp[j] - D) / sqrt(head_dim);   dq += ds[j] k[j];   dk[j] += ds[j] q;
  *   dv[j] += p[j] d_out.
- * Threads own KV heads. A head walks blocks ascending, in a block queries ascending, for a query
- * the heads of its group ascending: so dk and dv add up over queries in order, dq over keys in
- * order. */
+ * Threads own KV heads. dk and dv add up over queries in order, and over the heads of a group in
+ * order for each query; dq over keys in order. A head walks spans of a few blocks ascending, in a
+ * span tiles of queries ascending, for a tile the span's blocks ascending: a query is loaded once
+ * per span, and no chain changes its order. */
 #ifndef HONE_COMPUTE_CPU_ATTENTION_BACKWARD_H
 #define HONE_COMPUTE_CPU_ATTENTION_BACKWARD_H
 
 #include "infra/compute/cpu/attention.h"
 
-#define HEAD_DIM_BACKWARD_MAX 256 /* two expanded blocks live on the stack */
+#define HEAD_DIM_BACKWARD_MAX 256 /* a span lives on the stack */
+#define SPAN_BLOCKS           4
+#define SPAN_TOKENS           (SPAN_BLOCKS * ATTENTION_BLOCK_TOKENS)
+#define BLOCK_VALUES          (ATTENTION_BLOCK_TOKENS * HEAD_DIM_BACKWARD_MAX)
 
 struct attention_backward_job {
     const struct attention_kv *kv;
@@ -28,13 +32,22 @@ struct attention_backward_job {
     int64_t lddk;
 };
 
-/* One block of one KV head, expanded: keys [32][head_dim], values transposed [head_dim][32]. */
-struct expanded_block {
-    int32_t first_key;
-    int32_t kv_head;
-    const void *keys; /* as stored: [head_dim][32] */
-    float keys_by_token[ATTENTION_BLOCK_TOKENS * HEAD_DIM_BACKWARD_MAX];
-    float values_by_dim[ATTENTION_BLOCK_TOKENS * HEAD_DIM_BACKWARD_MAX];
+/* One block of one KV head in fp32, rows of whole vectors, and its part of the gradient. */
+struct span_block {
+    float keys[BLOCK_VALUES];                 /* [head_dim][32], as stored */
+    float keys_by_token[BLOCK_VALUES];        /* [32][width] */
+    float values[BLOCK_VALUES];               /* [head_dim][32] */
+    float dk[BLOCK_VALUES], dv[BLOCK_VALUES]; /* [32][width] */
+};
+
+struct backward_state {
+    int32_t kv_head, first_key, key_count; /* the span's keys are first_key .. first_key + count */
+    struct query_tile tile;
+    float lse[TILE_QUERIES], mean[TILE_QUERIES]; /* mean: D */
+    float p[TILE_QUERIES * ATTENTION_BLOCK_TOKENS], ds[TILE_QUERIES * ATTENTION_BLOCK_TOKENS];
+    float q[TILE_QUERIES * HEAD_DIM_BACKWARD_MAX], d_out[TILE_QUERIES * HEAD_DIM_BACKWARD_MAX];
+    float dq[TILE_QUERIES * HEAD_DIM_BACKWARD_MAX];
+    struct span_block blocks[SPAN_BLOCKS];
 };
 
 static inline float act_value(enum dtype dtype, const void *base, int64_t index)
@@ -43,19 +56,33 @@ static inline float act_value(enum dtype dtype, const void *base, int64_t index)
                                : ((const float *)base)[index];
 }
 
-/* Tokens at and past `valid` are left out: their memory may hold anything. */
-static inline void expand_block(const struct attention_kv *kv, int32_t block, int64_t valid,
-                                struct expanded_block *expanded)
+/* `valid` rows of fp32 [head_dim] between [..][ld] and the whole vectors of a block. */
+static inline void copy_rows(const float *from, int64_t ld_from, int64_t valid, int64_t head_dim,
+                             float *to, int64_t ld_to)
 {
-    int64_t head_dim = kv->head_dim;
-    const void *values = kv_block(kv, kv->values, block, expanded->kv_head);
-    expanded->keys = kv_block(kv, kv->keys, block, expanded->kv_head);
-    memset(expanded->values_by_dim, 0, (size_t)(head_dim * ATTENTION_BLOCK_TOKENS) * sizeof(float));
+    for (int64_t j = 0; j < valid; j++)
+        for (int64_t d = 0; d < head_dim; d += VEC_LANES)
+            vec_store_up_to(to + j * ld_to + d,
+                            vec_load_up_to(from + j * ld_from + d, head_dim - d), head_dim - d);
+}
+
+/* Tokens at and past `valid` are left out: their memory may hold anything. */
+static inline void load_block(const struct attention_backward_job *job, int32_t block_id,
+                              int32_t kv_head, int64_t valid, struct span_block *block)
+{
+    const struct attention_kv *kv = job->kv;
+    int64_t head_dim = kv->head_dim, width = whole_vectors(head_dim);
+    const void *keys = kv_block(kv, kv->keys, block_id, kv_head);
+    const void *values = kv_block(kv, kv->values, block_id, kv_head);
+    size_t bytes = (size_t)(ATTENTION_BLOCK_TOKENS * width) * sizeof(float);
+    memset(block->values, 0, bytes);
+    memset(block->keys_by_token, 0, bytes);
+    for (int64_t i = 0; i < head_dim * ATTENTION_BLOCK_TOKENS; i += VEC_LANES)
+        vec_store(block->keys + i, act_load(kv->dtype, keys, i, VEC_LANES));
     for (int64_t j = 0; j < valid; j++)
         for (int64_t d = 0; d < head_dim; d++) {
-            expanded->keys_by_token[j * head_dim + d] =
-                act_value(kv->dtype, expanded->keys, d * ATTENTION_BLOCK_TOKENS + j);
-            expanded->values_by_dim[d * ATTENTION_BLOCK_TOKENS + j] =
+            block->keys_by_token[j * width + d] = block->keys[d * ATTENTION_BLOCK_TOKENS + j];
+            block->values[d * ATTENTION_BLOCK_TOKENS + j] =
                 act_value(kv->dtype, values, j * head_dim + d);
         }
 }
@@ -72,96 +99,202 @@ static inline float head_dot(enum dtype dtype, const float *d_out, const void *o
     return vec_sum(dot);
 }
 
-/* target[d] += sum over valid keys j of weights[j] * by_token[j][d], one chain per d. */
-static inline void gather_keys(const float *weights, int64_t valid, const float *by_token,
-                               int64_t head_dim, float *target)
+/* Where query i's dq lies. */
+static inline float *query_gradient(const struct attention_backward_job *job,
+                                    const struct query_tile *tile, int64_t i)
 {
-    int64_t d = 0;
-    for (; d + 2 * VEC_LANES <= head_dim; d += 2 * VEC_LANES) {
-        struct vec first = vec_load(target + d), second = vec_load(target + d + VEC_LANES);
-        for (int64_t j = 0; j < valid; j++) {
-            struct vec weight = vec_set1(weights[j]);
-            first = vec_fma(weight, vec_load(by_token + j * head_dim + d), first);
-            second = vec_fma(weight, vec_load(by_token + j * head_dim + d + VEC_LANES), second);
+    return job->dq + (tile->row + i / tile->group) * job->lddq +
+           (tile->head + i % tile->group) * job->kv->head_dim;
+}
+
+/* The tile's queries, gradients of their outputs, and dq as far as it has come. */
+static inline void load_tile(const struct attention_backward_job *job, struct backward_state *state)
+{
+    const struct query_tile *tile = &state->tile;
+    int64_t head_dim = job->kv->head_dim, width = whole_vectors(head_dim);
+    load_queries(job->kv->dtype, tile, job->q, job->ldq, head_dim, state->q);
+    for (int64_t i = 0; i < tile_count(tile); i++) {
+        int64_t index = query_index(tile, job->heads, i);
+        const float *d_out = job->d_out + index * head_dim;
+        for (int64_t d = 0; d < head_dim; d += VEC_LANES) {
+            int64_t at = i * width + d, left = head_dim - d;
+            vec_store(state->d_out + at, vec_load_up_to(d_out + d, left));
+            vec_store(state->dq + at, state->first_key == 0
+                                          ? vec_zero()
+                                          : vec_load_up_to(query_gradient(job, tile, i) + d, left));
         }
-        vec_store(target + d, first);
-        vec_store(target + d + VEC_LANES, second);
-    }
-    for (; d < head_dim; d += VEC_LANES) {
-        int64_t left = head_dim - d;
-        struct vec sum = vec_load_up_to(target + d, left);
-        for (int64_t j = 0; j < valid; j++)
-            sum = vec_fma(vec_set1(weights[j]), vec_load_up_to(by_token + j * head_dim + d, left),
-                          sum);
-        vec_store_up_to(target + d, sum, left);
+        state->lse[i] = job->lse[index];
+        state->mean[i] = head_dot(job->kv->dtype, d_out, job->out, index * head_dim, head_dim);
     }
 }
 
-/* rows[j][d] += weights[j] * x[d] for the valid keys. */
-static inline void scatter_keys(const float *weights, int64_t valid, const float *x,
-                                int64_t head_dim, float *rows, int64_t ld)
+static inline void store_tile(const struct attention_backward_job *job,
+                              const struct backward_state *state)
 {
-    for (int64_t d = 0; d < head_dim; d += VEC_LANES) {
-        int64_t left = head_dim - d;
-        struct vec value = vec_load_up_to(x + d, left);
-        for (int64_t j = 0; j < valid; j++) {
-            float *target = rows + j * ld + d;
-            struct vec sum = vec_fma(vec_set1(weights[j]), value, vec_load_up_to(target, left));
-            vec_store_up_to(target, sum, left);
-        }
-    }
+    int64_t head_dim = job->kv->head_dim, width = whole_vectors(head_dim);
+    for (int64_t i = 0; i < tile_count(&state->tile); i++)
+        copy_rows(state->dq + i * width, width, 1, head_dim, query_gradient(job, &state->tile, i),
+                  head_dim);
 }
 
-static inline __attribute__((always_inline)) void
-backward_query_head(const struct attention_backward_job *job, enum dtype dtype,
-                    const struct expanded_block *block, int64_t row, int32_t head)
+/* p and ds of queries [from, count) against one block. */
+static inline void block_probabilities(const struct attention_backward_job *job,
+                                       struct backward_state *state, const struct span_block *block,
+                                       int64_t from, int32_t first_key)
 {
-    const struct attention_kv *kv = job->kv;
-    int64_t head_dim = kv->head_dim, left = job->table[row].key_count - block->first_key;
-    int64_t valid = left < ATTENTION_BLOCK_TOKENS ? left : ATTENTION_BLOCK_TOKENS;
-    int64_t at = (row * job->heads + head) * head_dim;
-    const float *d_out = job->d_out + at;
-    float q[HEAD_DIM_BACKWARD_MAX], p[ATTENTION_BLOCK_TOKENS], ds[ATTENTION_BLOCK_TOKENS];
-    round_query(dtype, job->q + row * job->ldq + head * head_dim, head_dim, q);
+    int64_t head_dim = job->kv->head_dim, width = whole_vectors(head_dim);
+    int64_t count = tile_count(&state->tile);
     struct vec scale = vec_set1(1.0f / sqrtf((float)head_dim));
-    struct vec lse = vec_set1(job->lse[row * job->heads + head]);
-    struct key_lanes s = block_scores(dtype, block->keys, head_dim, q, scale, valid);
-    struct vec p_low = vec_exp(vec_sub(s.low, lse)), p_high = vec_exp(vec_sub(s.high, lse));
-    struct vec dp_low = vec_zero(), dp_high = vec_zero();
-    for (int64_t d = 0; d < head_dim; d++) {
-        const float *values = block->values_by_dim + d * ATTENTION_BLOCK_TOKENS;
-        struct vec gradient = vec_set1(d_out[d]);
-        dp_low = vec_fma(gradient, vec_load(values), dp_low);
-        dp_high = vec_fma(gradient, vec_load(values + VEC_LANES), dp_high);
-    }
-    struct vec mean = vec_set1(head_dot(dtype, d_out, job->out, at, head_dim));
-    vec_store(p, p_low);
-    vec_store(p + VEC_LANES, p_high);
-    vec_store(ds, vec_mul(vec_mul(p_low, vec_sub(dp_low, mean)), scale));
-    vec_store(ds + VEC_LANES, vec_mul(vec_mul(p_high, vec_sub(dp_high, mean)), scale));
-    int64_t column = block->kv_head * head_dim;
-    gather_keys(ds, valid, block->keys_by_token, head_dim,
-                job->dq + row * job->lddq + head * head_dim);
-    scatter_keys(ds, valid, q, head_dim, job->dk + block->first_key * job->lddk + column,
-                 job->lddk);
-    scatter_keys(p, valid, d_out, head_dim, job->dv + block->first_key * job->lddk + column,
-                 job->lddk);
-}
-
-static inline void attention_backward_block(const struct attention_backward_job *job,
-                                            const struct expanded_block *block, int32_t group)
-{
-    for (int64_t row = 0; row < job->rows; row++) {
-        if (job->table[row].key_count <= block->first_key)
-            continue;
-        for (int32_t g = 0; g < group; g++) {
-            int32_t head = block->kv_head * group + g;
-            if (job->kv->dtype == DTYPE_BF16)
-                backward_query_head(job, DTYPE_BF16, block, row, head);
-            else
-                backward_query_head(job, DTYPE_F32, block, row, head);
+    struct chains chains = {.a = state->q + from * width,
+                            .a_row = width,
+                            .a_step = 1,
+                            .b = block->keys,
+                            .ldb = ATTENTION_BLOCK_TOKENS,
+                            .end = head_dim,
+                            .out = state->p + from * ATTENTION_BLOCK_TOKENS,
+                            .ldo = ATTENTION_BLOCK_TOKENS};
+    chains_run(&chains, DTYPE_F32, CHAIN_FROM_ZERO, count - from, ATTENTION_BLOCK_TOKENS);
+    chains.a = state->d_out + from * width;
+    chains.b = block->values;
+    chains.out = state->ds + from * ATTENTION_BLOCK_TOKENS;
+    chains_run(&chains, DTYPE_F32, CHAIN_FROM_ZERO, count - from, ATTENTION_BLOCK_TOKENS);
+    for (int64_t i = from; i < count; i++) {
+        float *p = state->p + i * ATTENTION_BLOCK_TOKENS;
+        float *ds = state->ds + i * ATTENTION_BLOCK_TOKENS;
+        struct vec lse = vec_set1(state->lse[i]), mean = vec_set1(state->mean[i]);
+        scale_scores(p, scale, keys_seen(&state->tile, i, first_key));
+        for (int64_t half = 0; half < ATTENTION_BLOCK_TOKENS; half += VEC_LANES) {
+            struct vec weight = vec_exp(vec_sub(vec_load(p + half), lse));
+            struct vec slope = vec_mul(weight, vec_sub(vec_load(ds + half), mean));
+            vec_store(p + half, weight);
+            vec_store(ds + half, vec_mul(slope, scale));
         }
     }
+}
+
+/* dq of queries [from, count) += ds x keys, over the keys each sees. */
+static inline void add_query_gradients(const struct attention_backward_job *job,
+                                       struct backward_state *state, const struct span_block *block,
+                                       int64_t from, int32_t first_key)
+{
+    int64_t width = whole_vectors(job->kv->head_dim), count = tile_count(&state->tile);
+    struct chains chains = {.a_row = ATTENTION_BLOCK_TOKENS,
+                            .a_step = 1,
+                            .b = block->keys_by_token,
+                            .ldb = width,
+                            .ldo = width};
+    for (int64_t i = from; i < count;) {
+        int64_t common = keys_seen(&state->tile, i, first_key);
+        int64_t rows =
+            common == ATTENTION_BLOCK_TOKENS || count - i < CHAIN_ROWS ? count - i : CHAIN_ROWS;
+        chains.a = state->ds + i * ATTENTION_BLOCK_TOKENS;
+        chains.out = state->dq + i * width;
+        chains.begin = 0;
+        chains.end = common;
+        chains_run(&chains, DTYPE_F32, CHAIN_FROM_OUT, rows, width);
+        for (int64_t end = i + rows; i < end; i++) {
+            chains.a = state->ds + i * ATTENTION_BLOCK_TOKENS;
+            chains.out = state->dq + i * width;
+            chains.begin = common;
+            chains.end = keys_seen(&state->tile, i, first_key);
+            if (chains.end > common)
+                chains_run(&chains, DTYPE_F32, CHAIN_FROM_OUT, 1, width);
+        }
+    }
+}
+
+/* by_key[j] += sum over the queries that see key j of weights[query][j] * x[query]. A few keys go
+ * together over the queries that see all of them, after each went over those that see only it. */
+static inline void add_key_gradients(const struct attention_backward_job *job,
+                                     const struct backward_state *state, const float *weights,
+                                     const float *x, int32_t first_key, float *by_key)
+{
+    int64_t width = whole_vectors(job->kv->head_dim), count = tile_count(&state->tile);
+    struct chains chains = {
+        .a_row = 1, .a_step = ATTENTION_BLOCK_TOKENS, .b = x, .ldb = width, .ldo = width};
+    for (int64_t j = 0; j < ATTENTION_BLOCK_TOKENS; j += CHAIN_ROWS) {
+        int64_t common = first_query(&state->tile, first_key + j + CHAIN_ROWS - 1);
+        for (int64_t key = j; key < j + CHAIN_ROWS; key++) {
+            chains.a = weights + key;
+            chains.out = by_key + key * width;
+            chains.begin = first_query(&state->tile, first_key + key);
+            chains.end = common;
+            if (chains.begin < common)
+                chains_run(&chains, DTYPE_F32, CHAIN_FROM_OUT, 1, width);
+        }
+        chains.a = weights + j;
+        chains.out = by_key + j * width;
+        chains.begin = common;
+        chains.end = count;
+        if (common < count)
+            chains_run(&chains, DTYPE_F32, CHAIN_FROM_OUT, CHAIN_ROWS, width);
+    }
+}
+
+/* One tile of queries against the span's blocks. */
+static inline void backward_tile(const struct attention_backward_job *job,
+                                 struct backward_state *state)
+{
+    int64_t count = tile_count(&state->tile);
+    load_tile(job, state);
+    for (int32_t b = 0; b * ATTENTION_BLOCK_TOKENS < state->key_count; b++) {
+        int32_t first_key = state->first_key + b * ATTENTION_BLOCK_TOKENS;
+        struct span_block *block = &state->blocks[b];
+        int64_t from = first_query(&state->tile, first_key);
+        if (from == count)
+            break;
+        block_probabilities(job, state, block, from, first_key);
+        add_query_gradients(job, state, block, from, first_key);
+        add_key_gradients(job, state, state->ds, state->q, first_key, block->dk);
+        add_key_gradients(job, state, state->p, state->d_out, first_key, block->dv);
+    }
+    store_tile(job, state);
+}
+
+/* dk and dv of the span's keys: into the blocks, or back. */
+static inline void exchange_key_gradients(const struct attention_backward_job *job,
+                                          struct backward_state *state, bool store)
+{
+    int64_t head_dim = job->kv->head_dim, width = whole_vectors(head_dim);
+    for (int32_t first = 0; first < state->key_count; first += ATTENTION_BLOCK_TOKENS) {
+        struct span_block *block = &state->blocks[first / ATTENTION_BLOCK_TOKENS];
+        int64_t left = state->key_count - first;
+        int64_t valid = left < ATTENTION_BLOCK_TOKENS ? left : ATTENTION_BLOCK_TOKENS;
+        int64_t at = (state->first_key + first) * job->lddk + state->kv_head * head_dim;
+        if (store) {
+            copy_rows(block->dk, width, valid, head_dim, job->dk + at, job->lddk);
+            copy_rows(block->dv, width, valid, head_dim, job->dv + at, job->lddk);
+        } else {
+            copy_rows(job->dk + at, job->lddk, valid, head_dim, block->dk, width);
+            copy_rows(job->dv + at, job->lddk, valid, head_dim, block->dv, width);
+        }
+    }
+}
+
+/* All queries against the keys from state->first_key on. */
+static inline void backward_span(const struct attention_backward_job *job,
+                                 struct backward_state *state)
+{
+    const struct attention_row *last = &job->table[job->rows - 1];
+    int32_t group = job->heads / job->kv->kv_heads, left = last->key_count - state->first_key;
+    int64_t most = TILE_QUERIES / group;
+    state->key_count = left < SPAN_TOKENS ? left : SPAN_TOKENS;
+    for (int32_t key = 0; key < state->key_count; key += ATTENTION_BLOCK_TOKENS)
+        load_block(job, last->blocks[(state->first_key + key) / ATTENTION_BLOCK_TOKENS],
+                   state->kv_head,
+                   state->key_count - key < ATTENTION_BLOCK_TOKENS ? state->key_count - key
+                                                                   : ATTENTION_BLOCK_TOKENS,
+                   &state->blocks[key / ATTENTION_BLOCK_TOKENS]);
+    exchange_key_gradients(job, state, false);
+    int64_t row = 0;
+    while (job->table[row].key_count <= state->first_key)
+        row++;
+    for (; row < job->rows; row += most) {
+        tile_set(&state->tile, job->table, row, most < job->rows - row ? most : job->rows - row,
+                 state->kv_head * group, group);
+        backward_tile(job, state);
+    }
+    exchange_key_gradients(job, state, true);
 }
 
 static inline void attention_backward_heads(void *context, int64_t begin, int64_t end, int thread)
@@ -169,20 +302,12 @@ static inline void attention_backward_heads(void *context, int64_t begin, int64_
     (void)thread;
     const struct attention_backward_job *job = context;
     const struct attention_row *last = &job->table[job->rows - 1];
-    int32_t group = job->heads / job->kv->kv_heads;
-    int64_t head_dim = job->kv->head_dim;
-    struct expanded_block block;
+    struct backward_state state;
     for (int64_t kv_head = begin; kv_head < end; kv_head++) {
-        block.kv_head = (int32_t)kv_head;
-        for (int64_t row = 0; row < job->rows; row++)
-            memset(job->dq + row * job->lddq + kv_head * group * head_dim, 0,
-                   (size_t)(group * head_dim) * sizeof *job->dq);
-        for (int32_t key = 0; key < last->key_count; key += ATTENTION_BLOCK_TOKENS) {
-            int64_t left = last->key_count - key;
-            block.first_key = key;
-            expand_block(job->kv, last->blocks[key / ATTENTION_BLOCK_TOKENS],
-                         left < ATTENTION_BLOCK_TOKENS ? left : ATTENTION_BLOCK_TOKENS, &block);
-            attention_backward_block(job, &block, group);
+        state.kv_head = (int32_t)kv_head;
+        for (int32_t key = 0; key < last->key_count; key += SPAN_TOKENS) {
+            state.first_key = key;
+            backward_span(job, &state);
         }
     }
 }
@@ -195,6 +320,7 @@ static inline void attention_backward(struct parallel *pool, const struct attent
 {
     HONE_ASSERT(kv->dtype == DTYPE_BF16 || kv->dtype == DTYPE_F32);
     HONE_ASSERT(kv->head_dim <= HEAD_DIM_BACKWARD_MAX && heads % kv->kv_heads == 0);
+    HONE_ASSERT(heads / kv->kv_heads <= TILE_QUERIES);
     if (rows == 0)
         return;
     struct attention_backward_job job = {kv,  rows,  heads, q,    ldq, table, out,

@@ -1,7 +1,13 @@
+/* Attention and its gradient: against double precision, against finite differences, and bit for bit
+ * against the order of additions that docs/decisions/0001 gives, written out one element at a time.
+ */
 #include "tests/infra/compute/fixture.h"
 
-#define KEYS_MAX 70
-#define BLOCKS   4
+#include "infra/compute/vec/vec.h"
+#include "infra/compute/vec/vec_math.h"
+
+#define KEYS_MAX 310
+#define BLOCKS   11
 
 /* One sequence of `keys` tokens in a paged cache. Memory outside the stored tokens holds NaN. */
 struct sequence {
@@ -13,7 +19,7 @@ struct sequence {
     struct attention_row rows[KEYS_MAX];
 };
 
-static const int32_t block_table[] = {3, 1, 2};
+static const int32_t block_table[] = {3, 1, 2, 10, 4, 0, 9, 5, 8, 6};
 
 static struct sequence *sequence_create(const struct backend_ops *ops, enum dtype dtype,
                                         int32_t heads, int32_t kv_heads, int32_t head_dim,
@@ -270,12 +276,140 @@ static void test_backward_bf16(void **state)
     for_each_table(run_backward_bf16);
 }
 
+/* ---- the order of additions, element by element ---- */
+
+static float kv_at(const struct sequence *s, const float *x, int64_t key, int32_t head, int64_t d)
+{
+    int32_t kv_head = head / (s->heads / s->kv_heads);
+    return rounded_to(s->dtype, x[key * s->kv_width + kv_head * s->head_dim + d]);
+}
+
+static float q_at(const struct sequence *s, int64_t row, int32_t head, int64_t d)
+{
+    return rounded_to(s->dtype, s->q[row * s->q_width + head * s->head_dim + d]);
+}
+
+static float score_at(const struct sequence *s, int64_t row, int32_t head, int64_t key)
+{
+    float score = 0.0f;
+    for (int64_t d = 0; d < s->head_dim; d++)
+        score = fmaf(q_at(s, row, head, d), kv_at(s, s->k, key, head, d), score);
+    return score * (1.0f / sqrtf((float)s->head_dim));
+}
+
+/* Returns lse; out gets the row's outputs before rounding. */
+static float written_out_row(const struct sequence *s, int64_t row, int32_t head, float *out)
+{
+    float max = -INFINITY, sum = 0.0f;
+    memset(out, 0, (size_t)s->head_dim * sizeof *out);
+    for (int64_t first = 0; first <= row; first += ATTENTION_BLOCK_TOKENS) {
+        float p[ATTENTION_BLOCK_TOKENS] = {0}, most = max;
+        int64_t valid =
+            row + 1 - first < ATTENTION_BLOCK_TOKENS ? row + 1 - first : ATTENTION_BLOCK_TOKENS;
+        for (int64_t j = 0; j < valid; j++) {
+            p[j] = score_at(s, row, head, first + j);
+            most = most > p[j] ? most : p[j];
+        }
+        for (int64_t j = 0; j < valid; j++)
+            p[j] = exp_one(p[j] - most);
+        float correction = exp_one(max - most);
+        sum = fmaf(sum, correction, vec_sum(vec_add(vec_load(p), vec_load(p + VEC_LANES))));
+        max = most;
+        for (int64_t d = 0; d < s->head_dim; d++) {
+            out[d] *= correction;
+            for (int64_t j = 0; j < valid; j++)
+                out[d] = fmaf(p[j], kv_at(s, s->v, first + j, head, d), out[d]);
+        }
+    }
+    for (int64_t d = 0; d < s->head_dim; d++)
+        out[d] /= sum;
+    return max + log_one(sum);
+}
+
+/* Adds row's and head's share to the gradients; out and lse are the forward's. */
+static void written_out_gradient(const struct sequence *s, int64_t row, int32_t head,
+                                 const void *out, const float *lse, const float *d_out,
+                                 struct gradients *g)
+{
+    int64_t at = row * s->q_width + head * s->head_dim, dim = s->head_dim;
+    int32_t kv_head = head / (s->heads / s->kv_heads);
+    float scale = 1.0f / sqrtf((float)dim);
+    struct vec dot = vec_zero();
+    for (int64_t d = 0; d < dim; d += VEC_LANES)
+        dot = vec_fma(vec_load_up_to(d_out + at + d, dim - d),
+                      act_load(s->dtype, out, at + d, dim - d), dot);
+    for (int64_t key = 0; key <= row; key++) {
+        float dp = 0.0f, p = exp_one(score_at(s, row, head, key) - lse[row * s->heads + head]);
+        for (int64_t d = 0; d < dim; d++)
+            dp = fmaf(d_out[at + d], kv_at(s, s->v, key, head, d), dp);
+        float ds = p * (dp - vec_sum(dot)) * scale;
+        for (int64_t d = 0; d < dim; d++) {
+            int64_t to = key * s->kv_width + kv_head * dim + d;
+            g->dq[at + d] = fmaf(ds, kv_at(s, s->k, key, head, d), g->dq[at + d]);
+            g->dk[to] = fmaf(ds, q_at(s, row, head, d), g->dk[to]);
+            g->dv[to] = fmaf(p, d_out[at + d], g->dv[to]);
+        }
+    }
+}
+
+static void check_order(const struct backend_ops *ops, enum dtype dtype, int32_t heads,
+                        int32_t kv_heads, int32_t head_dim, int32_t keys)
+{
+    struct sequence *s = sequence_create(ops, dtype, heads, kv_heads, head_dim, keys);
+    int64_t outputs = keys * s->q_width, kv_values = keys * s->kv_width;
+    float *d_out = floats(outputs, 10, 1.0f), *lse = MEMORY_ARRAY(float, keys *heads);
+    char *out = memory_alloc((size_t)outputs, 4);
+    struct gradients want = {MEMORY_ARRAY(float, outputs), floats(kv_values, 12, 1.0f),
+                             floats(kv_values, 13, 1.0f)};
+    ops->attention(NULL, &s->kv, keys, heads, s->q, s->q_width, s->rows, out, lse);
+    for (int64_t row = 0; row < keys; row++)
+        for (int32_t head = 0; head < heads; head++) {
+            float row_out[KEYS_MAX];
+            float row_lse = written_out_row(s, row, head, row_out);
+            assert_same_bits(&row_lse, &lse[row * heads + head], 1, sizeof row_lse);
+            for (int64_t d = 0; d < head_dim; d++) {
+                float got = act_at(dtype, out, row * s->q_width + head * head_dim + d);
+                float rounded = rounded_to(dtype, row_out[d]);
+                assert_same_bits(&got, &rounded, 1, sizeof got);
+            }
+            written_out_gradient(s, row, head, out, lse, d_out, &want);
+        }
+    struct gradients got = run_backward(ops, NULL, s, d_out);
+    assert_same_bits(got.dq, want.dq, outputs, sizeof *d_out);
+    assert_same_bits(got.dk, want.dk, kv_values, sizeof *d_out);
+    assert_same_bits(got.dv, want.dv, kv_values, sizeof *d_out);
+    gradients_release(&got);
+    gradients_release(&want);
+    memory_free(d_out);
+    memory_free(lse);
+    memory_free(out);
+    sequence_destroy(s);
+}
+
+/* Lengths that end inside a block, a tile of queries and a span of keys. */
+static void run_order(const struct backend_ops *ops)
+{
+    for (int d = 0; d < 2; d++) {
+        enum dtype dtype = d == 0 ? DTYPE_F32 : DTYPE_BF16;
+        check_order(ops, dtype, 1, 1, 16, 310);
+        check_order(ops, dtype, 6, 2, 21, 165);
+        check_order(ops, dtype, 5, 1, 32, 37);
+    }
+}
+
+static void test_order_of_additions(void **state)
+{
+    (void)state;
+    for_each_table(run_order);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward),
         cmocka_unit_test(test_backward),
         cmocka_unit_test(test_backward_bf16),
+        cmocka_unit_test(test_order_of_additions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

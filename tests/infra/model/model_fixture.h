@@ -70,18 +70,18 @@ struct engine {
 
 static inline void engine_open(struct engine *engine, const struct model_config *config,
                                const float *flat, enum dtype dtype, enum cpu_isa isa, int threads,
-                               int32_t max_rows, bool training)
+                               int32_t max_rows, enum activation_keep keep)
 {
     compute_thread_init();
     engine->compute.ops = backend_cpu(isa);
     engine->compute.pool = parallel_create(threads);
     assert_non_null(engine->compute.ops);
-    assert_int_equal(model_create(&engine->model, config, dtype, training, &engine->compute), 0);
+    assert_int_equal(
+        model_create(&engine->model, config, dtype, keep != ACTIVATIONS_NONE, &engine->compute), 0);
     model_set_flat(engine->model, flat);
     assert_int_equal(kv_cache_create(&engine->cache, config, dtype, 64), 0);
     assert_int_equal(
-        transformer_create(&engine->transformer, engine->model, engine->cache, max_rows, training),
-        0);
+        transformer_create(&engine->transformer, engine->model, engine->cache, max_rows, keep), 0);
 }
 
 static inline void engine_close(struct engine *engine)

@@ -96,8 +96,8 @@ static void check_tensor_by_tensor(bool tied, enum dtype dtype)
     float before[101], expected[101], got[101];
     struct hash hash_before, hash_expected, hash_got;
     struct engine whole, single;
-    engine_open(&whole, &config, second, dtype, CPU_ISA_SCALAR, 1, 8, false);
-    engine_open(&single, &config, first, dtype, CPU_ISA_SCALAR, 1, 8, true);
+    engine_open(&whole, &config, second, dtype, CPU_ISA_SCALAR, 1, 8, ACTIVATIONS_NONE);
+    engine_open(&single, &config, first, dtype, CPU_ISA_SCALAR, 1, 8, ACTIVATIONS_ALL);
     logits_of(&whole, expected);
     logits_of(&single, before);
     model_hash(whole.model, &hash_expected);
@@ -348,8 +348,8 @@ static void test_bytes_are_planned(void **state)
     size_t values = (size_t)model_config_parameter_count(&config) * 2;
     assert_true(plain > 2 * values && plain < 4 * values);
     assert_true(trainable > plain + values && trainable < plain + 3 * values);
-    assert_true(transformer_bytes(&config, DTYPE_BF16, 64, true) >
-                transformer_bytes(&config, DTYPE_BF16, 64, false));
+    assert_true(transformer_bytes(&config, DTYPE_BF16, 64, ACTIVATIONS_ALL) >
+                transformer_bytes(&config, DTYPE_BF16, 64, ACTIVATIONS_NONE));
 }
 
 /* ---- the real checkpoint ---- */

@@ -168,7 +168,7 @@ static void check_one_engine(const struct model_config *config, const float *fla
 {
     struct results *expected = MEMORY_NEW(struct results), *got = MEMORY_NEW(struct results);
     struct engine engine;
-    engine_open(&engine, config, flat, dtype, CPU_ISA_SCALAR, 1, TEST_ROWS_MAX, true);
+    engine_open(&engine, config, flat, dtype, CPU_ISA_SCALAR, 1, TEST_ROWS_MAX, ACTIVATIONS_ALL);
     run_schedule(&engine, &packed, texts, expected);
     engine_close(&engine);
     int32_t distinct = 0;
@@ -248,7 +248,7 @@ static void test_shared_prefix(void **state)
     struct kv_sequence first, second, *sequences[] = {&first, &second};
     const int32_t prefix = 40, zeros[64] = {0}, ones[64] = {[0 ... 63] = 1};
     int32_t positions[64], last[] = {9};
-    engine_open(&engine, &config, flat, DTYPE_BF16, CPU_ISA_SCALAR, 1, 64, false);
+    engine_open(&engine, &config, flat, DTYPE_BF16, CPU_ISA_SCALAR, 1, 64, ACTIVATIONS_NONE);
     kv_sequence_init(&first, 100);
     kv_sequence_init(&second, 100);
     for (int32_t i = 0; i < 64; i++)
@@ -382,7 +382,8 @@ static void test_stories_reference(void **state)
     const json_t *sequence;
     struct engine engine;
     size_t i;
-    engine_open(&engine, &config, flat, DTYPE_F32, CPU_ISA_SCALAR, 2, POSITIONS_MAX, false);
+    engine_open(&engine, &config, flat, DTYPE_F32, CPU_ISA_SCALAR, 2, POSITIONS_MAX,
+                ACTIVATIONS_NONE);
     json_array_foreach(json_object_get(reference, "sequences"), i, sequence)
         check_reference_sequence(&engine, sequence);
     engine_close(&engine);
@@ -432,7 +433,7 @@ static void test_stories_greedy(void **state)
     for (int isa = 0; isa < CPU_ISA_COUNT; isa++) {
         if (!cpu_isa_available((enum cpu_isa)isa))
             continue;
-        engine_open(&engine, &config, flat, DTYPE_F32, (enum cpu_isa)isa, 1, 1, false);
+        engine_open(&engine, &config, flat, DTYPE_F32, (enum cpu_isa)isa, 1, 1, ACTIVATIONS_NONE);
         check_greedy(&engine, expected);
         engine_close(&engine);
     }

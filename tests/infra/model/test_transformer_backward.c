@@ -160,7 +160,7 @@ static void check_finite_differences(bool tied, bool with_entropy)
     float *gradient = MEMORY_ARRAY(float, count);
     struct kv_sequence sequences[SEQUENCES];
     struct engine engine;
-    engine_open(&engine, &config, flat, DTYPE_F32, CPU_ISA_SCALAR, 2, ROWS_MAX, true);
+    engine_open(&engine, &config, flat, DTYPE_F32, CPU_ISA_SCALAR, 2, ROWS_MAX, ACTIVATIONS_ALL);
     open_sequences(sequences);
     backward_batch(&engine, &batch, sequences, gradient);
     const struct probe probe = {&engine, &batch, sequences, flat, moved};
@@ -202,7 +202,7 @@ static void gradient_of(enum dtype dtype, enum cpu_isa isa, int threads, int32_t
     struct kv_sequence sequences[SEQUENCES];
     struct engine engine;
     memset(gradient, 0, (size_t)model_config_parameter_count(&config) * sizeof(float));
-    engine_open(&engine, &config, flat, dtype, isa, threads, max_rows, true);
+    engine_open(&engine, &config, flat, dtype, isa, threads, max_rows, ACTIVATIONS_ALL);
     open_sequences(sequences);
     backward_batch(&engine, &batch, sequences, gradient);
     close_sequences(&engine, sequences);
@@ -230,6 +230,65 @@ static void test_same_gradient(void **state)
     (void)state;
     check_same_gradient(DTYPE_F32);
     check_same_gradient(DTYPE_BF16);
+}
+
+/* ---- what is kept ---- */
+
+/* Two backward passes over one forward, so that the shared set of activations is found in both
+ * states: holding the last layer's, then the first's. */
+static void gradient_keeping(enum dtype dtype, enum activation_keep keep, int threads,
+                             float *gradient)
+{
+    struct model_config config = fixture_config(true);
+    struct batch batch = random_batch(config.vocab_size, true);
+    float *flat = fixture_flat(&config, 21);
+    struct kv_sequence sequences[SEQUENCES];
+    struct engine engine;
+    memset(gradient, 0, (size_t)model_config_parameter_count(&config) * sizeof(float));
+    engine_open(&engine, &config, flat, dtype, CPU_ISA_SCALAR, threads, ROWS_MAX, keep);
+    open_sequences(sequences);
+    backward_batch(&engine, &batch, sequences, gradient);
+    transformer_backward(engine.transformer, batch.target_count, batch.rows, batch.targets,
+                         batch.temperature, batch.d_logprob, batch.d_entropy, gradient);
+    close_sequences(&engine, sequences);
+    engine_close(&engine);
+    memory_free(flat);
+}
+
+static void test_recomputed_activations_give_the_same_bits(void **state)
+{
+    (void)state;
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16};
+    struct model_config config = fixture_config(true);
+    size_t count = (size_t)model_config_parameter_count(&config);
+    float *kept = MEMORY_ARRAY(float, count), *recomputed = MEMORY_ARRAY(float, count);
+    assert_true(config.layers > 1);
+    for (int d = 0; d < 2; d++)
+        for (int threads = 1; threads <= 3; threads++) {
+            gradient_keeping(dtypes[d], ACTIVATIONS_ALL, 1, kept);
+            gradient_keeping(dtypes[d], ACTIVATIONS_LAYER_INPUTS, threads, recomputed);
+            assert_memory_equal(kept, recomputed, count * sizeof(float));
+        }
+    memory_free(kept);
+    memory_free(recomputed);
+}
+
+/* A layer more costs one residual of rows x hidden when the rest is computed again. */
+static void test_kept_layer_inputs_take_less_memory(void **state)
+{
+    (void)state;
+    struct model_config config = fixture_config(true);
+    size_t bytes[2][3];
+    for (int more = 0; more < 2; more++, config.layers++)
+        for (int keep = ACTIVATIONS_NONE; keep <= ACTIVATIONS_LAYER_INPUTS; keep++)
+            bytes[more][keep] =
+                transformer_bytes(&config, DTYPE_BF16, 4096, (enum activation_keep)keep);
+    size_t residual = 4096 * (size_t)config.hidden_size * sizeof(float);
+    size_t all = bytes[1][ACTIVATIONS_ALL] - bytes[0][ACTIVATIONS_ALL];
+    size_t inputs = bytes[1][ACTIVATIONS_LAYER_INPUTS] - bytes[0][ACTIVATIONS_LAYER_INPUTS];
+    assert_true(inputs >= residual && inputs < residual + 4096);
+    assert_true(all > 4 * residual);
+    assert_true(bytes[1][ACTIVATIONS_NONE] - bytes[0][ACTIVATIONS_NONE] < 4096);
 }
 
 /* bf16 rounding moves the gradient, but not far. */
@@ -263,7 +322,7 @@ static void test_gradients_add(void **state)
     float *halves = MEMORY_ARRAY(float, count);
     struct kv_sequence sequences[SEQUENCES];
     struct engine engine;
-    engine_open(&engine, &config, flat, DTYPE_F32, CPU_ISA_SCALAR, 1, ROWS_MAX, true);
+    engine_open(&engine, &config, flat, DTYPE_F32, CPU_ISA_SCALAR, 1, ROWS_MAX, ACTIVATIONS_ALL);
     open_sequences(sequences);
     backward_batch(&engine, &batch, sequences, whole);
     int32_t half = batch.target_count / 2, all = batch.target_count;
@@ -374,7 +433,7 @@ static void test_golden_gradients(void **state)
     float *gradient = MEMORY_ARRAY(float, model_config_parameter_count(&config));
     struct kv_sequence sequences[SEQUENCES];
     struct engine engine;
-    engine_open(&engine, &config, flat, DTYPE_F32, CPU_ISA_SCALAR, 2, ROWS_MAX, true);
+    engine_open(&engine, &config, flat, DTYPE_F32, CPU_ISA_SCALAR, 2, ROWS_MAX, ACTIVATIONS_ALL);
     open_sequences(sequences);
     backward_batch(&engine, &batch, sequences, gradient);
     transformer_logprob(engine.transformer, batch.target_count, batch.rows, batch.targets,
@@ -475,7 +534,7 @@ static void test_stories_gradient(void **state)
     int64_t count = model_config_parameter_count(&config);
     float *flat = MEMORY_ARRAY(float, count), *gradient = MEMORY_ARRAY(float, count);
     assert_int_equal(model_read_flat(&config, path, flat), 0);
-    engine_open(&engine, &config, flat, DTYPE_F32, CPU_ISA_SCALAR, 2, ROWS_MAX, true);
+    engine_open(&engine, &config, flat, DTYPE_F32, CPU_ISA_SCALAR, 2, ROWS_MAX, ACTIVATIONS_ALL);
     open_sequences(sequences);
     assert_true(fabs(objective(&engine, &batch, sequences) -
                      json_real_value(json_object_get(check, "loss_value"))) < 1e-5);
@@ -494,6 +553,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_finite_differences_untied),
         cmocka_unit_test(test_finite_differences_tied_with_entropy),
         cmocka_unit_test(test_same_gradient),
+        cmocka_unit_test(test_recomputed_activations_give_the_same_bits),
+        cmocka_unit_test(test_kept_layer_inputs_take_less_memory),
         cmocka_unit_test(test_bf16_gradient_is_close),
         cmocka_unit_test(test_gradients_add),
         cmocka_unit_test(test_golden_gradients),

@@ -170,6 +170,29 @@ static void same_recipe_gives_the_same_bits(void **state)
     }
 }
 
+static void checkpointed_layers_give_the_same_bits(void **state)
+{
+    (void)state;
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16};
+    for (int d = 0; d < 2; d++) {
+        struct trainer_options keeping = fixture_options(dtypes[d], 100);
+        struct trainer_options checkpointing = keeping;
+        struct bench a, b;
+        checkpointing.checkpoint_layers = true;
+        bench_open(&a, &keeping, 1);
+        bench_open(&b, &checkpointing, 2);
+        for (uint64_t step = 1; step <= 3; step++) {
+            struct step_report one = bench_step(&a, step), two = bench_step(&b, step);
+            assert_memory_equal(&one.gradient_norm, &two.gradient_norm, sizeof(double));
+        }
+        assert_same_weights(&a, &b);
+        assert_true(trainer_plan(&checkpointing, &a.config, NULL) <
+                    trainer_plan(&keeping, &a.config, NULL));
+        bench_close(&a);
+        bench_close(&b);
+    }
+}
+
 /* G6 within the learner: a token's logprob does not depend on what shares its micro-batch. */
 static void logprobs_do_not_depend_on_packing(void **state)
 {
@@ -463,6 +486,7 @@ int main(void)
         cmocka_unit_test(gradient_matches_finite_differences),
         cmocka_unit_test(split_into_micro_batches_does_not_matter),
         cmocka_unit_test(same_recipe_gives_the_same_bits),
+        cmocka_unit_test(checkpointed_layers_give_the_same_bits),
         cmocka_unit_test(logprobs_do_not_depend_on_packing),
         cmocka_unit_test(untrained_tail_is_not_computed),
         cmocka_unit_test(non_finite_step_is_not_applied),

@@ -124,6 +124,15 @@ static const struct command_option inspect_options[] = {
     {.name = "tokens", .help = "token by token: id, version, logprob"},
     {0}};
 
+static const struct command_option replay_options[] = {
+    {.name = "to",
+     .value = "VERSION",
+     .help = "stop after this version; -1: the newest trained one",
+     .default_text = "-1"},
+    {.name = "out", .value = "DIR", .help = "write that version's weights (Hugging Face layout)"},
+    {.name = "threads", .value = "N", .help = "0: all cpus", .default_text = "0"},
+    {0}};
+
 static const struct command_option bench_options[] = {
     {.name = "threads", .value = "N", .help = "0: all cpus", .default_text = "0"},
     {.name = "model", .value = "DIR", .help = "decode, train: the model to time"},
@@ -172,6 +181,12 @@ const struct command hone_commands[] = {
      inspect_options, 1, 1, command_inspect},
     {"audit", "RUN", "prove from the disk that nothing was lost or counted twice", NULL, NULL, 1, 1,
      command_audit},
+    {"replay", "RUN", "make a run's versions again from its log and compare every hash",
+     "Starts from the checkpoint that the RL stage started from and trains the logged batches in "
+     "order with the run's own recipe. Every version must have the hash that was logged when it "
+     "was "
+     "trained first; the first that has not is named and the exit status is not 0.",
+     replay_options, 1, 1, command_replay},
     {"bench", "gemm|decode|train", "time the engine against this machine's limits", NULL,
      bench_options, 1, 1, command_bench},
     {"doctor", "", "what this machine can do", NULL, NULL, 0, 0, command_doctor},

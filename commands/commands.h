@@ -25,6 +25,7 @@ int command_data(const struct command_line *line); /* data_commands.c */
 
 int command_inspect(const struct command_line *line); /* inspect_commands.c */
 int command_audit(const struct command_line *line);
+int command_replay(const struct command_line *line);
 
 int command_bench(const struct command_line *line); /* machine_commands.c */
 int command_doctor(const struct command_line *line);

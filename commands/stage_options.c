@@ -263,3 +263,11 @@ void learner_options_from(struct learner_options *options, const struct recipe *
         rl->activation_checkpointing == RECIPE_ACTIVATIONS_BY_LAYER;
     options->trainer.optimizer.total_steps = rl->steps * rl->updates_per_batch;
 }
+
+const char *learner_reference(const struct recipe *recipe, const char *model_directory)
+{
+    const struct objective_settings *objective = &recipe->rl.objective;
+    if (objective->kl_coef <= 0.0 && objective->kl_limit <= 0.0)
+        return NULL;
+    return objective->kl_reference == RECIPE_KL_BASE ? recipe->model.path : model_directory;
+}

@@ -34,5 +34,8 @@ int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
 void learner_options_from(struct learner_options *options, const struct recipe *recipe,
                           const char *model_directory, const char *stage_directory,
                           const char *recipe_hash);
+/* Of the KL reference: NULL when the recipe has no use for one. model_directory: what the stage
+ * started from. */
+const char *learner_reference(const struct recipe *recipe, const char *model_directory);
 
 #endif

@@ -121,6 +121,8 @@ static int curriculum_loop(struct worker *worker, const struct rl_inputs *inputs
         .lease_timeout_ms = (int64_t)(rl->lease_timeout_s * 1000.0),
         .score_retries = (int32_t)worker->recipe.reward.max_retries,
         .max_error_rate = worker->recipe.reward.max_error_rate,
+        .trim = worker->recipe.log.keep != RECIPE_KEEP_ALL,
+        .keep_batches = worker->recipe.log.keep_batches,
         .stall_ms = STALL_MS,
     };
     if (rc == 0)
@@ -262,10 +264,7 @@ int worker_run_learner(const char *run_path)
     options.worker = worker.name;
     options.hub_endpoint = worker.hub_endpoint;
     options.weights_endpoint = worker.weights_endpoint;
-    const struct objective_settings *objective = &worker.recipe.rl.objective;
-    if (objective->kl_coef > 0.0 || objective->kl_limit > 0.0)
-        options.reference_directory =
-            objective->kl_reference == RECIPE_KL_BASE ? worker.recipe.model.path : model;
+    options.reference_directory = learner_reference(&worker.recipe, model);
     context = wire_context_create();
     if ((rc = learner_stage_create(&stage, &options, &compute, context, clock_system(), metrics)) ==
         0)

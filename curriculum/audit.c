@@ -13,7 +13,8 @@
 /* What the audit keeps of a group; index == id - 1. */
 struct audit_group {
     enum group_state state;
-    int64_t batch;
+    int64_t batch;      /* BATCHED, TRAINED; else 0 */
+    int64_t left_batch; /* TRAINED, DROPPED: the batch it left with; else 0 */
     int32_t size, seen, scored;
     uint64_t *trajectory_ids; /* [size] */
     bool listed;              /* by its batch */
@@ -78,6 +79,8 @@ static int check_group(struct audit *audit, const Hone__GroupRecord *record)
     struct audit_group *group = &audit->groups[audit->group_count++];
     group->state = state;
     group->batch = in_batch ? record->batch : 0;
+    group->left_batch =
+        (state == GROUP_TRAINED || state == GROUP_DROPPED) && record->has_batch ? record->batch : 0;
     group->size = record->size;
     group->trajectory_ids = memory_dup(record->trajectory_ids, (size_t)record->size * 8);
     audit->states[state]++;
@@ -201,6 +204,27 @@ static int visit_lease(void *context, const void *key, size_t key_bytes, const v
     return rc;
 }
 
+/* Its trajectories were deleted on purpose (log.keep). */
+static bool is_trimmed(const struct audit *audit, const struct audit_group *group)
+{
+    return group->left_batch > 0 && group->left_batch <= audit->state->trimmed_batch;
+}
+
+static int check_members(const struct audit *audit, uint64_t id)
+{
+    const struct audit_group *group = &audit->groups[id - 1];
+    if ((group->batch > 0) != group->listed)
+        return wrong("group", id, "G4: the batch that it names does not have it");
+    if (is_trimmed(audit, group))
+        return group->seen == 0 ? 0 : wrong("group", id, "it is trimmed and a trajectory is left");
+    for (int32_t k = 0; k < group->size; k++)
+        if (group->trajectory_ids[k] != 0)
+            return wrong("group", id, "G4: a trajectory of it is not in the log");
+    if (group->state != GROUP_LEASED && group->scored != group->size)
+        return wrong("group", id, "G8: a trajectory of it has no reward");
+    return 0;
+}
+
 /* What can be said only when everything was read. */
 static int check_totals(const struct audit *audit)
 {
@@ -216,14 +240,9 @@ static int check_totals(const struct audit *audit)
         return error_set(HONE_ECORRUPT, "G4: batch %" PRId64 " is next, the log has %" PRId64,
                          audit->state->next_batch, audit->batches);
     for (uint64_t i = 0; i < audit->group_count; i++) {
-        const struct audit_group *group = &audit->groups[i];
-        if ((group->batch > 0) != group->listed)
-            return wrong("group", i + 1, "G4: the batch that it names does not have it");
-        for (int32_t k = 0; k < group->size; k++)
-            if (group->trajectory_ids[k] != 0)
-                return wrong("group", i + 1, "G4: a trajectory of it is not in the log");
-        if (group->state != GROUP_LEASED && group->scored != group->size)
-            return wrong("group", i + 1, "G8: a trajectory of it has no reward");
+        int rc = check_members(audit, i + 1);
+        if (rc < 0)
+            return rc;
     }
     return 0;
 }
@@ -245,6 +264,10 @@ static void describe(const struct audit *audit, struct text *report)
                 "trajectories %" PRId64 ", each in one group; oldest %" PRId64
                 " versions stale when batched\n",
                 audit->trajectories, audit->staleness_max);
+    if (audit->state != NULL && audit->state->trimmed_batch > 0)
+        text_printf(report,
+                    "trimmed      the trajectories of batches 1 to %" PRId64 " (log.keep)\n",
+                    audit->state->trimmed_batch);
     text_printf(report, "leases       %" PRId64 " out\n", audit->leases);
 }
 

@@ -15,6 +15,7 @@ static void drop(struct curriculum_stage *hub, struct group *group, enum drop_re
     group_table_move(&hub->groups, group, GROUP_DROPPED);
     hub_store_group(hub, group);
     hub->drops[reason]++;
+    hub_note_dropped(hub, group->id, group->batch);
     hub->zero_drops += reason == DROP_ZERO_ADVANTAGE;
     log_debug("group %" PRIu64 " is dropped: %s", group->id, drop_reason_name(reason));
     group_table_remove(&hub->groups, group);

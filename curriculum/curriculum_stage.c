@@ -86,6 +86,7 @@ void curriculum_stage_destroy(struct curriculum_stage *stage)
     for (int64_t i = 0; i < stage->batch_count; i++)
         memory_free(stage->batches[i].group_ids);
     memory_free(stage->batches);
+    memory_free(stage->dropped);
     memory_free(stage);
 }
 

@@ -43,6 +43,8 @@ struct curriculum_options {
     int32_t score_retries; /* attempts after a timeout or error before the status stands */
     double max_error_rate; /* of the rewards of the last 200 trajectories; above it the run stops
                               (G8) */
+    bool trim;             /* trajectories of durable batches are deleted from the log, but for */
+    int64_t keep_batches;  /* the newest keep_batches of them */
     int64_t stall_ms;      /* a stall this long prints who waits for whom */
 };
 

@@ -41,6 +41,12 @@ struct learner_view {
     int64_t retry_ms; /* monotonic: its queue was full, not before */
 };
 
+/* A dropped group whose trajectories are in the log, to be trimmed with its batch. */
+struct dropped_group {
+    uint64_t id;
+    int64_t batch;
+};
+
 struct curriculum_stage {
     struct curriculum_options options;
     struct run_log *log;
@@ -59,11 +65,14 @@ struct curriculum_stage {
     /* In the log as HubState; state_changed: to be staged with the next commit. */
     uint64_t next_order, next_lease, fence;
     int64_t durable_batch;
+    int64_t trimmed_batch; /* trajectories of batches up to this one are deleted */
     bool state_changed;
 
     struct batch_entry *batches; /* [batch_count] formed so far */
     int64_t batch_count, batch_capacity;
     int64_t done_batch; /* batches 1..done_batch are trained: version done_batch was published */
+    struct dropped_group *dropped; /* [dropped_count], while old batches are trimmed */
+    int32_t dropped_count, dropped_capacity;
     int64_t zero_drops; /* zero-advantage groups dropped for the batch being formed */
 
     int64_t drops[DROP_REASON_COUNT];                        /* in the whole run */

@@ -101,6 +101,8 @@ void hub_store_state(struct curriculum_stage *hub)
     record.epoch = (int64_t)(hub->next_order / (uint64_t)hub->options.prompt_count);
     record.cursor = (int64_t)(hub->next_order % (uint64_t)hub->options.prompt_count);
     record.learner_version = hub->done_batch;
+    record.has_trimmed_batch = hub->trimmed_batch > 0;
+    record.trimmed_batch = hub->trimmed_batch;
     text_init(&bytes);
     wire_pack(&record.base, &bytes);
     run_log_put(hub->log, LOG_META, state_key, strlen(state_key), bytes.data, bytes.length);
@@ -148,6 +150,94 @@ int hub_read_group(struct run_log *log, uint64_t id, Hone__GroupRecord **message
     return rc;
 }
 
+int hub_read_state(struct run_log *log, Hone__HubState **message)
+{
+    struct text bytes;
+    ProtobufCMessage *base = NULL;
+    text_init(&bytes);
+    int rc = run_log_get(log, LOG_META, state_key, strlen(state_key), &bytes);
+    if (rc > 0 && wire_unpack(&base, &hone__hub_state__descriptor, bytes.data, bytes.length) < 0)
+        rc = error_set(HONE_ECORRUPT, "the hub's state in the log: %s", error_message());
+    *message = (Hone__HubState *)(void *)base;
+    text_release(&bytes);
+    return rc;
+}
+
+/* Appends a group's trajectories to the batch. */
+static int read_members(struct run_log *log, uint64_t group_id, Hone__Batch *batch)
+{
+    Hone__GroupRecord *group;
+    int rc = hub_read_group(log, group_id, &group);
+    if (rc > 0)
+        batch->trajectories =
+            memory_resize(batch->trajectories, batch->n_trajectories,
+                          batch->n_trajectories + (size_t)group->size, sizeof(Hone__Trajectory *));
+    for (size_t k = 0; rc > 0 && k < group->n_trajectory_ids; k++) {
+        rc = hub_read_trajectory(log, group->trajectory_ids[k],
+                                 &batch->trajectories[batch->n_trajectories]);
+        batch->n_trajectories += rc > 0;
+    }
+    if (group != NULL)
+        wire_free(&group->base);
+    return rc;
+}
+
+/* Why a trajectory of a batch is not there. */
+static int missing(struct run_log *log, int64_t number, uint64_t group_id)
+{
+    Hone__HubState *state;
+    int rc = hub_read_state(log, &state);
+    if (rc < 0)
+        return rc;
+    bool trimmed = rc > 0 && state->has_trimmed_batch && number <= state->trimmed_batch;
+    int64_t first = trimmed ? state->trimmed_batch + 1 : 0;
+    if (rc > 0)
+        wire_free(&state->base);
+    if (trimmed)
+        return error_set(HONE_ENOENT,
+                         "batch %" PRId64 " was trimmed: the log keeps trajectories from batch "
+                         "%" PRId64 " on (log.keep, log.keep_batches)",
+                         number, first);
+    return error_set(HONE_ECORRUPT,
+                     "batch %" PRId64 ": group %" PRIu64 " or a trajectory of it is not in the log",
+                     number, group_id);
+}
+
+int hub_read_batch(struct run_log *log, int64_t number, struct logged_batch *batch)
+{
+    ProtobufCMessage *base;
+    memset(batch, 0, sizeof *batch);
+    hone__batch__init(&batch->message);
+    int rc =
+        read_record(log, LOG_BATCHES, (uint64_t)number, &hone__batch_record__descriptor, &base);
+    if (rc <= 0)
+        return rc;
+    const Hone__BatchRecord *record = (const Hone__BatchRecord *)(void *)base;
+    batch->message.number = number;
+    batch->message.group_count = record->n_group_ids;
+    batch->done = record->has_done && record->done;
+    batch->durable = record->has_durable && record->durable;
+    if (record->weights_hash != NULL)
+        snprintf(batch->weights_hash, sizeof batch->weights_hash, "%s", record->weights_hash);
+    for (size_t i = 0; rc > 0 && i < record->n_group_ids; i++) {
+        rc = read_members(log, record->group_ids[i], &batch->message);
+        if (rc == 0)
+            rc = missing(log, number, record->group_ids[i]);
+    }
+    wire_free(base);
+    if (rc < 0)
+        hub_release_batch(batch);
+    return rc;
+}
+
+void hub_release_batch(struct logged_batch *batch)
+{
+    for (size_t i = 0; i < batch->message.n_trajectories; i++)
+        wire_free(&batch->message.trajectories[i]->base);
+    memory_free(batch->message.trajectories);
+    hone__batch__init(&batch->message);
+}
+
 struct batch_entry *hub_add_batch(struct curriculum_stage *hub)
 {
     if (hub->batch_count == hub->batch_capacity) {
@@ -162,6 +252,66 @@ struct batch_entry *hub_add_batch(struct curriculum_stage *hub)
     return batch;
 }
 
+/* ---- trimming ---- */
+
+void hub_note_dropped(struct curriculum_stage *hub, uint64_t group_id, int64_t batch)
+{
+    if (!hub->options.trim)
+        return;
+    if (hub->dropped_count == hub->dropped_capacity) {
+        int32_t capacity = hub->dropped_capacity > 0 ? hub->dropped_capacity * 2 : 64;
+        hub->dropped = memory_resize(hub->dropped, (size_t)hub->dropped_capacity, (size_t)capacity,
+                                     sizeof *hub->dropped);
+        hub->dropped_capacity = capacity;
+    }
+    hub->dropped[hub->dropped_count++] = (struct dropped_group){group_id, batch};
+}
+
+static int delete_members(struct curriculum_stage *hub, uint64_t group_id)
+{
+    Hone__GroupRecord *group;
+    int rc = hub_read_group(hub->log, group_id, &group);
+    for (size_t i = 0; rc > 0 && i < group->n_trajectory_ids; i++) {
+        unsigned char key[8];
+        run_log_key_u64(group->trajectory_ids[i], key);
+        run_log_delete(hub->log, LOG_TRAJECTORIES, key, sizeof key);
+    }
+    if (rc > 0)
+        wire_free(&group->base);
+    return rc;
+}
+
+static int trim_batch(struct curriculum_stage *hub, int64_t number)
+{
+    int rc = 0;
+    int32_t kept = 0;
+    for (int32_t i = 0; rc >= 0 && i < hub->options.prompts_per_step; i++)
+        rc = delete_members(hub, hub->batches[number - 1].group_ids[i]);
+    for (int32_t i = 0; i < hub->dropped_count; i++) {
+        struct dropped_group dropped = hub->dropped[i];
+        if (dropped.batch > number)
+            hub->dropped[kept++] = dropped;
+        else if (rc >= 0)
+            rc = delete_members(hub, dropped.id);
+    }
+    hub->dropped_count = kept;
+    return rc;
+}
+
+void hub_trim(struct curriculum_stage *hub)
+{
+    while (hub->options.trim &&
+           hub->trimmed_batch < hub->durable_batch - hub->options.keep_batches) {
+        int rc = trim_batch(hub, hub->trimmed_batch + 1);
+        if (rc < 0) {
+            hub->write_error = rc;
+            return;
+        }
+        hub->trimmed_batch++;
+        hub->state_changed = true;
+    }
+}
+
 /* ---- recovery ---- */
 
 static int corrupt(const char *what, uint64_t id, const char *why)
@@ -172,25 +322,17 @@ static int corrupt(const char *what, uint64_t id, const char *why)
 /* 1: there is a state; 0: the log is new. */
 static int recover_state(struct curriculum_stage *hub, int64_t *next_batch)
 {
-    struct text bytes;
-    ProtobufCMessage *base = NULL;
-    text_init(&bytes);
-    int rc = run_log_get(hub->log, LOG_META, state_key, strlen(state_key), &bytes);
-    if (rc > 0) {
-        rc = wire_unpack(&base, &hone__hub_state__descriptor, bytes.data, bytes.length) < 0
-                 ? error_set(HONE_ECORRUPT, "the hub's state in the log: %s", error_message())
-                 : 1;
-    }
-    if (rc > 0) {
-        const Hone__HubState *record = (const Hone__HubState *)(void *)base;
-        hub->next_order = record->next_order;
-        hub->next_lease = record->next_lease;
-        hub->fence = record->fence;
-        hub->durable_batch = record->durable_batch;
-        *next_batch = record->next_batch;
-    }
-    wire_free(base);
-    text_release(&bytes);
+    Hone__HubState *record;
+    int rc = hub_read_state(hub->log, &record);
+    if (rc <= 0)
+        return rc;
+    hub->next_order = record->next_order;
+    hub->next_lease = record->next_lease;
+    hub->fence = record->fence;
+    hub->durable_batch = record->durable_batch;
+    hub->trimmed_batch = record->has_trimmed_batch ? record->trimmed_batch : 0;
+    *next_batch = record->next_batch;
+    wire_free(&record->base);
     return rc;
 }
 
@@ -235,6 +377,8 @@ static int recover_one_group(struct curriculum_stage *hub, const Hone__GroupReco
             return corrupt("group", record->group_id, "it was dropped for no known reason");
         hub->drops[reason]++;
         hub->zero_drops += reason == DROP_ZERO_ADVANTAGE && record->batch == hub_next_batch(hub);
+        if (record->batch > hub->trimmed_batch)
+            hub_note_dropped(hub, record->group_id, record->batch);
     }
     if (record->state == HONE__GROUP_STATE__GROUP_DROPPED ||
         record->state == HONE__GROUP_STATE__GROUP_TRAINED)

@@ -41,6 +41,7 @@ static void mark_durable(struct curriculum_stage *hub, int64_t number)
         hub_store_batch(hub, hub->durable_batch);
         hub_progress(hub);
     }
+    hub_trim(hub);
 }
 
 static int foreign(const struct curriculum_stage *hub, const struct peer *peer, int64_t number)
@@ -125,50 +126,20 @@ int training_on_done(struct curriculum_stage *hub, struct peer *peer,
     return 0;
 }
 
-/* Takes the trajectories of a batch out of the log, in canonical order. */
-static int load_batch(struct curriculum_stage *hub, int64_t number, Hone__Batch *message)
-{
-    const struct batch_entry *batch = &hub->batches[number - 1];
-    int32_t groups = hub->options.prompts_per_step, size = hub->options.group_size;
-    message->number = number;
-    message->group_count = (uint64_t)groups;
-    message->trajectories = MEMORY_ARRAY(Hone__Trajectory *, groups * size);
-    for (int32_t i = 0; i < groups; i++) {
-        Hone__GroupRecord *group;
-        int rc = hub_read_group(hub->log, batch->group_ids[i], &group);
-        for (int32_t k = 0; rc > 0 && k < size; k++) {
-            rc = hub_read_trajectory(hub->log, group->trajectory_ids[k],
-                                     &message->trajectories[message->n_trajectories]);
-            message->n_trajectories += rc > 0;
-        }
-        if (group != NULL)
-            wire_free(&group->base);
-        if (rc <= 0)
-            return rc < 0 ? rc
-                          : error_set(HONE_ECORRUPT,
-                                      "batch %" PRId64 ": group %" PRIu64
-                                      " or a trajectory of it is not in the log",
-                                      number, batch->group_ids[i]);
-    }
-    return 0;
-}
-
 /* 1 sent, 0 try later, negative: the log is broken. */
 static int send_batch(struct curriculum_stage *hub, const struct peer *peer, int64_t number)
 {
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
-    Hone__Batch message = HONE__BATCH__INIT;
+    struct logged_batch batch;
+    int rc = hub_read_batch(hub->log, number, &batch);
+    if (rc <= 0)
+        return rc < 0 ? rc
+                      : error_set(HONE_ECORRUPT, "batch %" PRId64 " is not in the log", number);
     envelope.kind = HONE__KIND__KIND_BATCH;
-    envelope.batch = &message;
-    int rc = load_batch(hub, number, &message);
-    if (rc == 0) {
-        rc = wire_server_send(hub->server, &peer->wire, &envelope, NULL, 0);
-        rc = rc == 0 ? 1 : rc == HONE_EPEER ? 0 : rc;
-    }
-    for (size_t i = 0; i < message.n_trajectories; i++)
-        wire_free(&message.trajectories[i]->base);
-    memory_free(message.trajectories);
-    return rc;
+    envelope.batch = &batch.message;
+    rc = wire_server_send(hub->server, &peer->wire, &envelope, NULL, 0);
+    hub_release_batch(&batch);
+    return rc == 0 ? 1 : rc == HONE_EPEER ? 0 : rc;
 }
 
 static int send_batches(struct curriculum_stage *hub)

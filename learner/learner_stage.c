@@ -17,6 +17,7 @@
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 #include "infra/wire/weight_channel.h"
+#include "learner/policy.h"
 #include "learner/publisher.h"
 #include "learner/rl_step.h"
 
@@ -27,19 +28,20 @@
 #define HUB_GONE_MS       10000 /* after the last batch: the hub has finished without a word */
 #define STREAK_MAX        3     /* batches in a row that trip a guard */
 #define NAME_MAX_BYTES    128
+#define HASHES_KEPT       16
 
 struct learner_stage {
     struct learner_options options;
     struct clock *clock;
     struct metrics *metrics;
-    struct model_config config;
-    struct trainer *trainer, *reference;
+    struct policy policy;
     struct weight_publisher *publisher;
     struct wire_client *hub;
 
-    struct checkpoint_state state;      /* of the weights in hand; state.batch is the version */
-    int64_t durable;                    /* last batch in a checkpoint */
-    int64_t told_trained, told_durable; /* what the hub was told since its Welcome */
+    int64_t durable;                         /* last batch in a checkpoint */
+    int64_t told_trained, told_durable;      /* what the hub was told since its Welcome */
+    int64_t first_version;                   /* that this process has made or loaded */
+    char hashes[HASHES_KEPT][HASH_HEX_SIZE]; /* of the newest versions, by version modulo */
     bool finished;
     int kl_streak, skip_streak;
 
@@ -64,8 +66,6 @@ static int restore_newest(struct learner_stage *s)
     char directory[HONE_PATH_MAX];
     char path[HONE_PATH_MAX];
     struct checkpoint_state found;
-    snprintf(s->state.stage, sizeof s->state.stage, "rl");
-    snprintf(s->state.recipe_hash, sizeof s->state.recipe_hash, "%s", s->options.recipe_hash);
     checkpoints_path(s, directory, sizeof directory);
     int rc = file_make_directories(directory);
     if (rc == 0)
@@ -75,63 +75,50 @@ static int restore_newest(struct learner_stage *s)
         return 0;
     }
     if (rc == 0)
-        rc = trainer_restore(s->trainer, path, &found);
+        rc = trainer_restore(s->policy.trainer, path, &found);
     if (rc < 0)
         return rc;
     if (strcmp(found.recipe_hash, s->options.recipe_hash) != 0)
         return error_set(HONE_EINVAL, "%s was made by recipe %.12s, this is recipe %.12s", path,
                          found.recipe_hash, s->options.recipe_hash);
-    s->state = found;
+    s->policy.state = found;
     s->durable = found.batch;
     log_info("continuing after batch %" PRId64 " from %s", found.batch, path);
     return 0;
 }
 
-static int create_trainer(struct learner_stage *s, const char *directory, bool reference,
-                          const struct compute *compute, struct trainer **trainer)
-{
-    struct trainer_options options = s->options.trainer;
-    struct model_config config;
-    int rc = model_config_read(&config, directory);
-    if (rc < 0)
-        return rc;
-    if (reference && !model_config_same_shape(&config, &s->config))
-        return error_set(HONE_EINVAL, "reference model %s has another shape than %s", directory,
-                         s->options.model_directory);
-    s->config = reference ? s->config : config;
-    options.logprobs_only = reference;
-    float *flat = MEMORY_ARRAY(float, model_config_parameter_count(&config));
-    rc = model_read_flat(&config, directory, flat);
-    if (rc == 0)
-        rc = trainer_create(trainer, &options, &config, flat, compute);
-    memory_free(flat);
-    return rc;
-}
-
 static void publish(struct learner_stage *s)
 {
     struct snapshot snapshot;
-    snapshot_of_model(trainer_model(s->trainer), s->state.batch, &snapshot);
+    snapshot_of_model(trainer_model(s->policy.trainer), s->policy.state.batch, &snapshot);
     weight_publisher_publish(s->publisher, &snapshot);
-    s->state.policy_version = s->state.batch;
+    s->policy.state.policy_version = s->policy.state.batch;
 }
 
-static void note_hash(struct learner_stage *s)
+/* The hub may ask for the hash of a version that is not the newest: it was away when it was made.
+ */
+static void keep_hash(struct learner_stage *s)
 {
-    struct hash hash;
-    model_hash(trainer_model(s->trainer), &hash);
-    hash_hex(&hash, s->state.weights_hash);
+    char *kept = s->hashes[s->policy.state.batch % HASHES_KEPT];
+    memcpy(kept, s->policy.state.weights_hash, HASH_HEX_SIZE);
+}
+
+static char *hash_of(struct learner_stage *s, int64_t version)
+{
+    bool known = version >= s->first_version && version <= s->policy.state.batch &&
+                 version > s->policy.state.batch - HASHES_KEPT;
+    return known ? s->hashes[version % HASHES_KEPT] : NULL;
 }
 
 static int open_parts(struct learner_stage *s, const struct compute *compute,
                       struct wire_context *context)
 {
     const struct learner_options *options = &s->options;
-    int rc = create_trainer(s, options->model_directory, false, compute, &s->trainer);
+    int rc = policy_open(&s->policy, options, compute);
     if (rc == 0)
         rc = restore_newest(s);
-    if (rc == 0 && options->reference_directory)
-        rc = create_trainer(s, options->reference_directory, true, compute, &s->reference);
+    if (rc == 0)
+        rc = policy_open_reference(&s->policy, compute);
     if (rc == 0)
         rc = weight_publisher_create(&s->publisher, context, options->weights_endpoint, s->clock);
     if (rc == 0)
@@ -161,9 +148,11 @@ int learner_stage_create(struct learner_stage **stage, const struct learner_opti
     s->waiting_since_ns = s->window_start_ns = clock_now_ns(clock);
     int rc = open_parts(s, compute, context);
     if (rc == 0) {
-        note_hash(s);
+        policy_note_hash(&s->policy);
+        s->first_version = s->policy.state.batch;
+        keep_hash(s);
         publish(s);
-        if (s->state.batch >= options->steps)
+        if (s->policy.state.batch >= options->steps)
             rc = write_final(s);
     }
     if (rc < 0) {
@@ -180,8 +169,7 @@ void learner_stage_destroy(struct learner_stage *stage)
         return;
     wire_client_destroy(stage->hub);
     weight_publisher_destroy(stage->publisher);
-    trainer_free(stage->trainer);
-    trainer_free(stage->reference);
+    policy_close(&stage->policy);
     memory_free(stage);
 }
 
@@ -204,7 +192,7 @@ static void send_hello(struct learner_stage *s, int64_t now_ms)
     hello.pid = getpid();
     hello.incarnation = s->incarnation;
     hello.has_policy_version = 1;
-    hello.policy_version = s->state.batch;
+    hello.policy_version = s->policy.state.batch;
     envelope.hello = &hello;
     if (send_kind(s, HONE__KIND__KIND_HELLO, &envelope))
         s->hello_ms = now_ms;
@@ -215,7 +203,7 @@ static void send_ready(struct learner_stage *s)
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     Hone__LearnerReady ready = HONE__LEARNER_READY__INIT;
     ready.durable_batch = s->durable;
-    ready.policy_version = s->state.batch;
+    ready.policy_version = s->policy.state.batch;
     ready.weights_endpoint =
         (char *)(uintptr_t)wire_server_endpoint(weight_publisher_socket(s->publisher));
     envelope.learner_ready = &ready;
@@ -231,10 +219,8 @@ static bool send_done(struct learner_stage *s, int64_t number, bool durable)
     done.has_durable = 1;
     done.durable = durable;
     done.has_policy_version = 1;
-    done.policy_version = s->state.batch;
-    /* The hash names the version in hand; of an older batch's version it would be wrong. */
-    if (number == s->state.batch)
-        done.weights_hash = s->state.weights_hash;
+    done.policy_version = s->policy.state.batch;
+    done.weights_hash = hash_of(s, number);
     envelope.batch_done = &done;
     return send_kind(s, HONE__KIND__KIND_BATCH_DONE, &envelope);
 }
@@ -246,7 +232,7 @@ static void send_due(struct learner_stage *s)
         return;
     if (s->ready_due)
         send_ready(s);
-    while (!s->ready_due && s->told_trained < s->state.batch) {
+    while (!s->ready_due && s->told_trained < s->policy.state.batch) {
         if (!send_done(s, s->told_trained + 1, s->told_trained < s->durable))
             return;
         s->told_trained++;
@@ -269,8 +255,9 @@ static void send_heartbeat(struct learner_stage *s, bool training)
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     Hone__Heartbeat beat = HONE__HEARTBEAT__INIT;
     if (!training) {
-        snprintf(waiting, sizeof waiting, "batch %" PRId64 " from curriculum", s->state.batch + 1);
-        if (s->state.batch >= s->options.steps)
+        snprintf(waiting, sizeof waiting, "batch %" PRId64 " from curriculum",
+                 s->policy.state.batch + 1);
+        if (s->policy.state.batch >= s->options.steps)
             snprintf(waiting, sizeof waiting, "stop from curriculum");
         beat.has_waiting_since_ms = 1;
         beat.waiting_since_ms =
@@ -282,9 +269,9 @@ static void send_heartbeat(struct learner_stage *s, bool training)
                          : window_ns > 0 ? (double)s->working_ns / (double)window_ns
                                          : 0.0;
     beat.has_tokens_done = 1;
-    beat.tokens_done = s->state.tokens;
+    beat.tokens_done = s->policy.state.tokens;
     beat.has_policy_version = 1;
-    beat.policy_version = s->state.batch;
+    beat.policy_version = s->policy.state.batch;
     envelope.heartbeat = &beat;
     if (!send_kind(s, HONE__KIND__KIND_HEARTBEAT, &envelope))
         return;
@@ -326,7 +313,7 @@ static int write_metrics(struct learner_stage *s, const struct rl_batch *batch,
     metrics_add(m, "total_steps", (double)s->options.steps);
     metrics_add(m, "loss", result->loss);
     metrics_add(m, "policy/loss", before->policy_loss / tokens);
-    if (s->reference)
+    if (s->policy.reference)
         metrics_add(m, "policy/kl_ref", before->kl_reference / tokens);
     metrics_add(m, "policy/kl_behavior", result->after.kl_behavior / after);
     metrics_add(m, "policy/entropy", before->entropy / tokens);
@@ -365,26 +352,27 @@ static int check_guards(struct learner_stage *s, const struct rl_step_result *re
 {
     const struct policy_loss_stats *before = &result->before;
     double kl = before->tokens > 0 ? before->kl_reference / (double)before->tokens : 0.0;
-    bool far = s->options.kl_limit > 0.0f && s->reference && !(kl <= (double)s->options.kl_limit);
+    bool far =
+        s->options.kl_limit > 0.0f && s->policy.reference && !(kl <= (double)s->options.kl_limit);
     s->kl_streak = far ? s->kl_streak + 1 : 0;
     s->skip_streak = result->skipped_steps > 0 ? s->skip_streak + 1 : 0;
     if (far)
         log_warn("batch %" PRId64 ": KL to the reference is %.4g, the limit is %.4g",
-                 s->state.batch, kl, (double)s->options.kl_limit);
+                 s->policy.state.batch, kl, (double)s->options.kl_limit);
     if (result->skipped_steps > 0)
         log_warn("batch %" PRId64 ": loss or gradient is not a number, the step is not applied",
-                 s->state.batch);
+                 s->policy.state.batch);
     if (s->kl_streak >= STREAK_MAX)
         return error_set(HONE_EGUARD,
                          "batch %" PRId64 ": mean KL to the reference %.4g is above kl_limit %.4g "
                          "in %d batches running; lower the learning rate or raise kl_coef",
-                         s->state.batch, kl, (double)s->options.kl_limit, STREAK_MAX);
+                         s->policy.state.batch, kl, (double)s->options.kl_limit, STREAK_MAX);
     if (s->skip_streak >= STREAK_MAX)
-        return error_set(HONE_EGUARD,
-                         "batch %" PRId64
-                         ": loss or gradient is not a number (loss %g, norm %g) in "
-                         "%d batches running",
-                         s->state.batch, result->loss, result->gradient_norm_max, STREAK_MAX);
+        return error_set(
+            HONE_EGUARD,
+            "batch %" PRId64 ": loss or gradient is not a number (loss %g, norm %g) in "
+            "%d batches running",
+            s->policy.state.batch, result->loss, result->gradient_norm_max, STREAK_MAX);
     return 0;
 }
 
@@ -394,12 +382,12 @@ static int write_checkpoint(struct learner_stage *s)
     char path[HONE_PATH_MAX];
     char name[NAME_MAX_BYTES];
     checkpoints_path(s, directory, sizeof directory);
-    snprintf(name, sizeof name, "step-%" PRId64, s->state.batch);
+    snprintf(name, sizeof name, "step-%" PRId64, s->policy.state.batch);
     path_join(path, sizeof path, directory, name);
-    int rc = trainer_save(s->trainer, path, s->options.model_directory, &s->state);
+    int rc = trainer_save(s->policy.trainer, path, s->options.model_directory, &s->policy.state);
     if (rc < 0)
         return rc;
-    s->durable = s->state.batch;
+    s->durable = s->policy.state.batch;
     return s->options.keep_checkpoints > 0
                ? checkpoint_prune(directory, s->options.keep_checkpoints)
                : 0;
@@ -413,42 +401,31 @@ static int write_final(struct learner_stage *s)
     if (file_exists(path) && checkpoint_verify(path) == 0)
         return 0;
     error_clear();
-    struct checkpoint_state state = s->state;
-    int rc = trainer_export(s->trainer, path, s->options.model_directory, s->config.stored_dtype,
-                            &state);
+    int rc = policy_export(&s->policy, path);
     if (rc == 0)
-        log_info("trained %" PRId64 " batches: %s", s->state.batch, path);
+        log_info("trained %" PRId64 " batches: %s", s->policy.state.batch, path);
     return rc;
 }
 
 static bool checkpoint_is_due(const struct learner_stage *s)
 {
-    return s->state.batch >= s->options.steps ||
-           (s->options.checkpoint_steps > 0 && s->state.batch % s->options.checkpoint_steps == 0);
+    return s->policy.state.batch >= s->options.steps ||
+           (s->options.checkpoint_steps > 0 &&
+            s->policy.state.batch % s->options.checkpoint_steps == 0);
 }
 
 static int train_batch(struct learner_stage *s, struct rl_batch *batch)
 {
-    struct rl_step step = {.trainer = s->trainer,
-                           .reference = s->reference,
-                           .loss = s->options.loss,
-                           .temperature = s->options.temperature,
-                           .updates = s->options.updates_per_batch,
-                           .micro_batch_tokens = s->options.trainer.micro_batch_tokens,
-                           .between = serve_between,
-                           .context = s};
     struct rl_step_result result;
     int64_t start_ns = clock_now_ns(s->clock);
     struct timing timing = {.waited_s = (double)(start_ns - s->waiting_since_ns) * 1e-9};
-    int rc = rl_step_run(&step, batch, s->state.batch, &result);
+    int rc = policy_train(&s->policy, batch, serve_between, s, &result);
     if (rc < 0)
         return rc;
     int64_t end_ns = clock_now_ns(s->clock);
     s->working_ns += end_ns - start_ns;
     timing.trained_s = (double)(end_ns - start_ns) * 1e-9;
-    s->state.batch = batch->number;
-    s->state.tokens += result.tokens;
-    note_hash(s);
+    keep_hash(s);
     publish(s);
     send_due(s);
     rc = write_metrics(s, batch, &result, &timing);
@@ -456,7 +433,7 @@ static int train_batch(struct learner_stage *s, struct rl_batch *batch)
         rc = check_guards(s, &result);
     if (rc == 0 && checkpoint_is_due(s))
         rc = write_checkpoint(s);
-    if (rc == 0 && s->state.batch >= s->options.steps)
+    if (rc == 0 && s->policy.state.batch >= s->options.steps)
         rc = write_final(s);
     s->waiting_since_ns = clock_now_ns(s->clock);
     return rc;
@@ -465,25 +442,21 @@ static int train_batch(struct learner_stage *s, struct rl_batch *batch)
 static int handle_batch(struct learner_stage *s, const Hone__Batch *message)
 {
     struct rl_batch batch;
-    if (message->number <= s->state.batch) { /* L1: the hub has not heard; it is told again */
+    if (message->number <=
+        s->policy.state.batch) { /* L1: the hub has not heard; it is told again */
         if (s->told_trained >= message->number)
             s->told_trained = message->number - 1;
         if (s->told_durable >= message->number)
             s->told_durable = message->number - 1;
         return 0;
     }
-    if (message->number != s->state.batch + 1 || message->number > s->options.steps) {
+    if (message->number != s->policy.state.batch + 1 || message->number > s->options.steps) {
         log_warn("batch %" PRId64 " refused: %" PRId64 " of %" PRId64 " are trained",
-                 message->number, s->state.batch, s->options.steps);
+                 message->number, s->policy.state.batch, s->options.steps);
         s->ready_due = true;
         return 0;
     }
-    struct rl_batch_rules rules = {.vocab_size = s->config.vocab_size,
-                                   .max_sequence_tokens = s->options.trainer.max_sequence_tokens,
-                                   .temperature = s->options.temperature,
-                                   .baseline = s->options.baseline,
-                                   .scale = s->options.scale};
-    int rc = rl_batch_read(&batch, message, &rules);
+    int rc = policy_read_batch(&s->policy, message, &batch);
     if (rc < 0)
         return rc;
     rc = train_batch(s, &batch);
@@ -500,7 +473,11 @@ static void handle_welcome(struct learner_stage *s, const Hone__Welcome *welcome
         log_info("joined run %s", welcome->run_id);
     s->welcomed = true;
     s->ready_due = true;
-    s->told_trained = s->state.batch;
+    /* Again for every version whose hash is known: the hub may have been away when it was made. */
+    int64_t unknown = s->policy.state.batch - HASHES_KEPT;
+    if (unknown < s->first_version - 1)
+        unknown = s->first_version - 1;
+    s->told_trained = unknown > 0 ? unknown : 0;
     s->told_durable = s->durable;
 }
 
@@ -530,7 +507,7 @@ static int receive_messages(struct learner_stage *s)
 {
     for (int i = 0; i < MESSAGES_PER_TICK && !s->finished; i++) {
         struct wire_message message;
-        int64_t trained = s->state.batch;
+        int64_t trained = s->policy.state.batch;
         int rc = wire_client_receive(s->hub, &message);
         if (rc <= 0)
             return rc;
@@ -539,7 +516,7 @@ static int receive_messages(struct learner_stage *s)
         s->heard_ms = clock_now_ms(s->clock);
         if (rc < 0)
             return rc;
-        if (s->state.batch != trained)
+        if (s->policy.state.batch != trained)
             return 1;
     }
     return 0;
@@ -549,7 +526,7 @@ static void greet(struct learner_stage *s)
 {
     int64_t now_ms = clock_now_ms(s->clock);
     int64_t silent_ms = now_ms - s->heard_ms;
-    if (s->welcomed && s->state.batch >= s->options.steps && silent_ms > HUB_GONE_MS) {
+    if (s->welcomed && s->policy.state.batch >= s->options.steps && silent_ms > HUB_GONE_MS) {
         log_info("every batch is trained and the hub is gone");
         s->finished = true;
         return;

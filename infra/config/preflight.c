@@ -143,6 +143,9 @@ static void check_dpo(const struct check *check)
         fail(check, "dpo.data.path", "no data files given (or dpo.source: rl_log)");
     if (dpo->source == RECIPE_PAIRS_RL_LOG && dpo->data.path.count > 0)
         fail(check, "dpo.data.path", "is read only with dpo.source: file");
+    if (dpo->source == RECIPE_PAIRS_RL_LOG && check->recipe->log.keep != RECIPE_KEEP_ALL)
+        fail(check, "log.keep",
+             "dpo.source: rl_log mines trajectories that this deletes: keep all");
     if (dpo->micro_batch_tokens < 2 * dpo->max_length)
         fail(check, "dpo.micro_batch_tokens",
              "%lld does not hold a pair: twice dpo.max_length is %lld",

@@ -202,6 +202,7 @@ struct eval_settings {
 
 struct log_settings {
     enum recipe_log_keep keep;
+    int64_t keep_batches; /* with keep unacknowledged: durable batches kept besides */
     enum recipe_log_level level;
 };
 

@@ -348,7 +348,10 @@ static const struct config_field eval_fields[] = {
 
 static const struct config_field log_fields[] = {
     ENUM("keep", log_settings, keep, "all", keep_names,
-         "Trajectories kept after their batch is durable"),
+         "Trajectories kept: all of them (hone replay and DPO need them), or those of batches that "
+         "no checkpoint has yet"),
+    INT("keep_batches", log_settings, keep_batches, "0", 0, FIELD_UNBOUNDED, "batches",
+        "With keep: unacknowledged, newest durable batches whose trajectories are kept too"),
     ENUM("level", log_settings, level, "info", level_names, "Least severe line logged"), END};
 
 const struct config_field recipe_fields[] = {

@@ -52,6 +52,7 @@ static void test_values(void **state)
         {"stages=[sft, dpo]", "dpo.source: rl_log needs rl among the stages, before dpo"},
         {"stages=[dpo, rl]", "dpo.source: rl_log needs rl among the stages, before dpo"},
         {"stages=[sft]", NULL},
+        {"log.keep=unacknowledged", "log.keep: dpo.source: rl_log mines trajectories"},
         {"model.path=", "model.path: a checkpoint directory is needed"},
         {"model.init.method=random", "model.path: cannot be given together with model.init"},
         {"sft.data.path=[]", "sft.data.path: no data files given"},

@@ -1,0 +1,102 @@
+#include "learner/policy.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "infra/base/assert.h"
+#include "infra/base/error.h"
+#include "infra/base/memory.h"
+#include "learner/learner_stage.h"
+
+static int create_trainer(struct policy *policy, const char *directory, bool reference,
+                          const struct compute *compute, struct trainer **trainer)
+{
+    struct trainer_options options = policy->options->trainer;
+    struct model_config config;
+    int rc = model_config_read(&config, directory);
+    if (rc < 0)
+        return rc;
+    if (reference && !model_config_same_shape(&config, &policy->config))
+        return error_set(HONE_EINVAL, "reference model %s has another shape than %s", directory,
+                         policy->options->model_directory);
+    policy->config = reference ? policy->config : config;
+    options.logprobs_only = reference;
+    float *flat = MEMORY_ARRAY(float, model_config_parameter_count(&config));
+    rc = model_read_flat(&config, directory, flat);
+    if (rc == 0)
+        rc = trainer_create(trainer, &options, &config, flat, compute);
+    memory_free(flat);
+    return rc;
+}
+
+int policy_open(struct policy *policy, const struct learner_options *options,
+                const struct compute *compute)
+{
+    memset(policy, 0, sizeof *policy);
+    policy->options = options;
+    snprintf(policy->state.stage, sizeof policy->state.stage, "rl");
+    snprintf(policy->state.recipe_hash, sizeof policy->state.recipe_hash, "%s",
+             options->recipe_hash);
+    return create_trainer(policy, options->model_directory, false, compute, &policy->trainer);
+}
+
+int policy_open_reference(struct policy *policy, const struct compute *compute)
+{
+    const char *directory = policy->options->reference_directory;
+    return directory ? create_trainer(policy, directory, true, compute, &policy->reference) : 0;
+}
+
+void policy_close(struct policy *policy)
+{
+    trainer_free(policy->trainer);
+    trainer_free(policy->reference);
+    policy->trainer = policy->reference = NULL;
+}
+
+int policy_read_batch(const struct policy *policy, const Hone__Batch *message,
+                      struct rl_batch *batch)
+{
+    const struct learner_options *options = policy->options;
+    struct rl_batch_rules rules = {.vocab_size = policy->config.vocab_size,
+                                   .max_sequence_tokens = options->trainer.max_sequence_tokens,
+                                   .temperature = options->temperature,
+                                   .baseline = options->baseline,
+                                   .scale = options->scale};
+    return rl_batch_read(batch, message, &rules);
+}
+
+int policy_train(struct policy *policy, struct rl_batch *batch, int (*between)(void *),
+                 void *context, struct rl_step_result *result)
+{
+    const struct learner_options *options = policy->options;
+    struct rl_step step = {.trainer = policy->trainer,
+                           .reference = policy->reference,
+                           .loss = options->loss,
+                           .temperature = options->temperature,
+                           .updates = options->updates_per_batch,
+                           .micro_batch_tokens = options->trainer.micro_batch_tokens,
+                           .between = between,
+                           .context = context};
+    HONE_ASSERT(batch->number == policy->state.batch + 1);
+    int rc = rl_step_run(&step, batch, policy->state.batch, result);
+    if (rc < 0)
+        return rc;
+    policy->state.batch = batch->number;
+    policy->state.tokens += result->tokens;
+    policy_note_hash(policy);
+    return 0;
+}
+
+void policy_note_hash(struct policy *policy)
+{
+    struct hash hash;
+    model_hash(trainer_model(policy->trainer), &hash);
+    hash_hex(&hash, policy->state.weights_hash);
+}
+
+int policy_export(struct policy *policy, const char *directory)
+{
+    struct checkpoint_state state = policy->state;
+    return trainer_export(policy->trainer, directory, policy->options->model_directory,
+                          policy->config.stored_dtype, &state);
+}

@@ -143,6 +143,17 @@ static const struct command_option bench_options[] = {
     {.name = "json", .value = "FILE", .help = "also write the figures as JSON"},
     {0}};
 
+static const struct command_option keys_options[] = {
+    {.name = "list", .help = "who may connect: role, names, public key"},
+    {.name = "add",
+     .value = "NAME",
+     .help = "a pair for one more worker: actor-NAME, scorer-NAME, learner, or a beginning with a "
+             "star"},
+    {.name = "revoke",
+     .value = "NAME",
+     .help = "take a pair off the list; running hubs and learners notice within seconds"},
+    {0}};
+
 const struct command hone_commands[] = {
     {"run", "RECIPE [KEY=VALUE ...]", "run a recipe: sft, rl, dpo and the evaluations between them",
      "Runs every stage of the recipe that is not done yet in the recipe's output_dir and prints "
@@ -190,6 +201,10 @@ const struct command hone_commands[] = {
     {"bench", "gemm|decode|train", "time the engine against this machine's limits", NULL,
      bench_options, 1, 1, command_bench},
     {"doctor", "", "what this machine can do", NULL, NULL, 0, 0, command_doctor},
+    {"keys", "DIR", "make and revoke the keys of a run on several machines",
+     "Without an option: makes DIR with the keys of a hub, a learner, actors and scorers and the "
+     "list of who may connect. Secrets are in files of mode 0600 and are never printed.",
+     keys_options, 1, 1, command_keys},
     {"completion", "bash|zsh|fish", "print a shell completion script", NULL, NULL, 1, 1,
      command_completion_script},
     {"man", "", "print the man page", NULL, NULL, 0, 0, command_man},

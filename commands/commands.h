@@ -29,6 +29,7 @@ int command_replay(const struct command_line *line);
 
 int command_bench(const struct command_line *line); /* machine_commands.c */
 int command_doctor(const struct command_line *line);
+int command_keys(const struct command_line *line);
 int command_completion_script(const struct command_line *line);
 int command_man(const struct command_line *line);
 

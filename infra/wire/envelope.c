@@ -48,7 +48,7 @@ static const struct kind_rule rules[] = {
 
 const char *wire_kind_name(Hone__Kind kind)
 {
-    return (size_t)kind < KIND_COUNT ? rules[kind].name : "?";
+    return (size_t)kind < KIND_COUNT && rules[kind].name ? rules[kind].name : "?";
 }
 
 struct budget {
@@ -109,9 +109,11 @@ static const void *message_at(const Hone__Envelope *envelope, size_t offset)
 int envelope_check(const Hone__Envelope *envelope, size_t packed_bytes, int64_t payload_bytes)
 {
     size_t kind = (size_t)envelope->kind;
-    if (kind >= KIND_COUNT)
+    if (kind >= KIND_COUNT || !rules[kind].name)
         return error_set(HONE_EFORMAT, "unknown kind %d", (int)envelope->kind);
     for (size_t i = 0; i < KIND_COUNT; i++) {
+        if (!rules[i].name)
+            continue; /* no kind has this number */
         bool present = message_at(envelope, rules[i].offset) != NULL;
         if (present != (i == kind))
             return error_set(HONE_EFORMAT, "a %s envelope %s a %s message", rules[kind].name,
@@ -131,12 +133,34 @@ int envelope_check(const Hone__Envelope *envelope, size_t packed_bytes, int64_t 
     return 0;
 }
 
+/* The kind that encoded bytes begin with: field 1, a varint of one byte. -1 when they do not. */
+static int leading_kind(const void *data, size_t bytes)
+{
+    const unsigned char *at = data;
+    return bytes >= 2 && at[0] == 0x08 && at[1] < 0x80 ? at[1] : -1;
+}
+
+/* E3: before anything is decoded. */
+static int check_size(const void *data, size_t bytes)
+{
+    int kind = leading_kind(data, bytes);
+    if (kind < 0 || (size_t)kind >= KIND_COUNT || !rules[kind].name)
+        return error_set(HONE_EFORMAT, "%zu bytes that do not begin with a known kind", bytes);
+    if (bytes > rules[kind].limit_bytes)
+        return error_set(HONE_EFORMAT, "a %s of %zu bytes, at most %zu", rules[kind].name, bytes,
+                         rules[kind].limit_bytes);
+    return 0;
+}
+
 int envelope_decode(Hone__Envelope **envelope, const void *data, size_t bytes,
                     int64_t payload_bytes)
 {
     ProtobufCMessage *message;
     *envelope = NULL;
-    int rc = wire_unpack(&message, &hone__envelope__descriptor, data, bytes);
+    int rc = check_size(data, bytes);
+    if (rc < 0)
+        return rc;
+    rc = wire_unpack(&message, &hone__envelope__descriptor, data, bytes);
     if (rc < 0)
         return rc;
     Hone__Envelope *decoded = (Hone__Envelope *)message;
@@ -150,7 +174,5 @@ int envelope_decode(Hone__Envelope **envelope, const void *data, size_t bytes,
 
 bool envelope_looks_like_hello(const void *data, size_t bytes)
 {
-    /* Field 1 (kind) is a varint and is written first; KIND_HELLO is 0. */
-    static const unsigned char start[] = {0x08, HONE__KIND__KIND_HELLO};
-    return bytes >= sizeof start && memcmp(data, start, sizeof start) == 0;
+    return leading_kind(data, bytes) == HONE__KIND__KIND_HELLO;
 }

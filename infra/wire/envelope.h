@@ -1,9 +1,13 @@
 /* Bytes <-> messages, with limits, for the sockets and the log.
  *
  *  E1  Decoding allocates at most 16 times the input plus 64 KiB, whatever the input says, and
- * nests no deeper than the message types do (none is recursive). E2  An envelope carries exactly
- * the message that its kind names, no longer than that kind's limit; a payload frame comes with a
- * WEIGHTS_CHUNK, of the length that it declares, and with nothing else. No state: any thread. */
+ *      nests no deeper than the message types do (none is recursive).
+ *  E2  An envelope carries exactly the message that its kind names, no longer than that kind's
+ *      limit; a payload frame comes with a WEIGHTS_CHUNK, of the length that it declares, and with
+ *      nothing else.
+ *  E3  An envelope's bytes begin with its kind, and bytes beyond that kind's limit are refused
+ *      before they are decoded.
+ * No state: any thread. */
 #ifndef HONE_WIRE_ENVELOPE_H
 #define HONE_WIRE_ENVELOPE_H
 

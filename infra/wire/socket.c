@@ -6,9 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 #include <zmq.h>
 
 #include "infra/base/assert.h"
@@ -16,7 +13,10 @@
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 #include "infra/base/text.h"
+#include "infra/wire/endpoint.h"
 #include "infra/wire/envelope.h"
+#include "infra/wire/gate.h"
+#include "infra/wire/peers.h"
 
 #define QUEUE_MESSAGES       1000 /* per peer and direction */
 #define LINGER_MS            500
@@ -25,34 +25,39 @@
 #define HANDSHAKE_MS         5000
 #define RECONNECT_MS         50
 #define RECONNECT_MAX_MS     2000
-#define DROPPED_MAX          256 /* peers remembered as dropped; the oldest gives way */
-#define IGNORED_PER_CALL     64  /* bounds the work that ignored frames can cause in one call */
+#define INBOUND_MAX          (64u << 20) /* what a server is sent at most: a trajectory */
+#define IGNORED_PER_CALL     64 /* bounds the work that ignored frames can cause in one call */
 #define POLL_MAX             256
-#define ENDPOINT_MAX         256
-#define FRAMES_MAX           3 /* identity, envelope, payload */
+#define FRAMES_MAX           4 /* routing id, name, envelope, payload */
+#define ROUTING_BYTES        5 /* of an id that the server's own socket made: 0 and a number */
+#define ROLES_ALL            UINT32_MAX
 
 struct wire_context {
     void *zmq;
     atomic_int sockets;
+    bool has_keys;
+    struct keys keys;
+    struct gate *gate; /* NULL: nothing here listens on tcp */
 };
 
 /* The part that servers and clients share. */
 struct link {
     struct wire_context *context;
     void *socket;
-    char endpoint[ENDPOINT_MAX];
+    char endpoint[ENDPOINT_MAX]; /* a server's: all of them, separated by spaces */
     uint64_t sequence;
 };
 
 struct wire_server {
     struct link link;
-    struct wire_peer dropped[DROPPED_MAX];
-    int dropped_count, dropped_next;
-    uint64_t nameless; /* messages from peers without a proper identity */
+    struct peers *peers;
+    uint32_t roles;   /* bits of the roles served to peers that came through the gate */
+    uint64_t refused; /* messages from connections that may not say anything here */
 };
 
 struct wire_client {
     struct link link;
+    char name[WIRE_IDENTITY_MAX];
     bool wants_to_send; /* a send failed: wire_poll also wakes when there is room or a connection */
 };
 
@@ -77,9 +82,19 @@ void wire_context_destroy(struct wire_context *context)
         return;
     /* zmq_ctx_term would wait for ever for a socket that nobody closes. */
     HONE_ASSERT(atomic_load(&context->sockets) == 0);
+    (void)zmq_ctx_shutdown(context->zmq); /* ends the gate's thread */
+    gate_close(context->gate);
     while (zmq_ctx_term(context->zmq) != 0 && errno == EINTR)
         continue;
+    keys_clear(&context->keys);
     memory_free(context);
+}
+
+void wire_context_secure(struct wire_context *context, const struct keys *keys)
+{
+    HONE_ASSERT(!context->has_keys && atomic_load(&context->sockets) == 0);
+    context->keys = *keys;
+    context->has_keys = true;
 }
 
 static bool is_name(const char *bytes, size_t length)
@@ -93,71 +108,6 @@ static bool is_name(const char *bytes, size_t length)
     return true;
 }
 
-/* ---- endpoints ---- */
-
-/* Is somebody listening there? libzmq would silently take an ipc path away from its owner. */
-static bool ipc_is_served(const char *path)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof address.sun_path)
-        return false;
-    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return false;
-    int rc = connect(fd, (struct sockaddr *)&address, sizeof address);
-    bool served = rc == 0 || errno == EAGAIN || errno == EINPROGRESS;
-    close(fd);
-    return served;
-}
-
-/* Writes the endpoint that libzmq understands: its bind takes no host names. */
-static int check_tcp(const char *endpoint, char out[ENDPOINT_MAX])
-{
-    static const char *const hosts[] = {"127.0.0.1", "[::1]", "localhost"};
-    const char *address = endpoint + strlen("tcp://");
-    const char *colon = strrchr(address, ':');
-    if (!colon || colon[1] == '\0')
-        return error_set(HONE_EINVAL, "endpoint %s has no port: write tcp://127.0.0.1:PORT",
-                         endpoint);
-    for (size_t i = 0; i < sizeof hosts / sizeof *hosts; i++) {
-        size_t length = strlen(hosts[i]);
-        if ((size_t)(colon - address) != length || strncmp(address, hosts[i], length) != 0)
-            continue;
-        const char *host = i == 2 ? hosts[0] : hosts[i];
-        snprintf(out, ENDPOINT_MAX, "tcp://%s%s", host, colon);
-        return 0;
-    }
-    return error_set(HONE_EINVAL,
-                     "endpoint %s is not on this machine: tcp is limited to 127.0.0.1, [::1] and "
-                     "localhost, because the wire is not authenticated",
-                     endpoint);
-}
-
-static int check_endpoint(const char *endpoint, char out[ENDPOINT_MAX])
-{
-    if (strlen(endpoint) >= ENDPOINT_MAX)
-        return error_set(HONE_EINVAL, "endpoint longer than %d bytes: %.60s...", ENDPOINT_MAX - 1,
-                         endpoint);
-    snprintf(out, ENDPOINT_MAX, "%s", endpoint);
-    if (text_starts_with(endpoint, "tcp://"))
-        return check_tcp(endpoint, out);
-    if (text_starts_with(endpoint, "ipc://")) {
-        const char *path = endpoint + strlen("ipc://");
-        struct sockaddr_un address;
-        if (path[0] == '\0' || path[0] == '@' || strlen(path) >= sizeof address.sun_path)
-            return error_set(HONE_EINVAL, "endpoint %s: a socket path has 1 to %zu bytes", endpoint,
-                             sizeof address.sun_path - 1);
-        return 0;
-    }
-    if (text_starts_with(endpoint, "inproc://") && endpoint[strlen("inproc://")] != '\0')
-        return 0;
-    return error_set(HONE_EINVAL,
-                     "endpoint %s is not ipc://PATH, inproc://NAME or "
-                     "tcp://127.0.0.1:PORT",
-                     endpoint);
-}
-
 /* ---- life cycle ---- */
 
 static void set_option(void *socket, int option, int value)
@@ -165,20 +115,22 @@ static void set_option(void *socket, int option, int value)
     HONE_ASSERT(zmq_setsockopt(socket, option, &value, sizeof value) == 0);
 }
 
-static int link_open(struct link *link, struct wire_context *context, const char *endpoint,
-                     int type)
+/* A key is passed with its NUL: that is how libzmq knows Z85 from raw bytes. */
+static void set_key(void *socket, int option, const char *key)
 {
-    int rc = check_endpoint(endpoint, link->endpoint);
-    if (rc < 0)
-        return rc;
+    HONE_ASSERT(zmq_setsockopt(socket, option, key, KEY_SIZE) == 0);
+}
+
+static int link_open(struct link *link, struct wire_context *context, int type)
+{
     link->socket = zmq_socket(context->zmq, type);
     if (!link->socket)
-        return error_set(HONE_EIO, "socket for %s: %s", endpoint, zmq_strerror(errno));
+        return error_set(HONE_EIO, "a socket: %s", zmq_strerror(errno));
     link->context = context;
     atomic_fetch_add(&context->sockets, 1);
     /* One byte more than allowed is read and logged with its sender (W1); libzmq cuts the
      * connection of anything larger. */
-    int64_t message_max = (int64_t)WIRE_MESSAGE_MAX + 1;
+    int64_t message_max = (type == ZMQ_ROUTER ? INBOUND_MAX : WIRE_MESSAGE_MAX) + INT64_C(1);
     HONE_ASSERT(zmq_setsockopt(link->socket, ZMQ_MAXMSGSIZE, &message_max, sizeof message_max) ==
                 0);
     set_option(link->socket, ZMQ_LINGER, LINGER_MS);
@@ -191,8 +143,6 @@ static int link_open(struct link *link, struct wire_context *context, const char
     set_option(link->socket, ZMQ_RECONNECT_IVL, RECONNECT_MS);
     set_option(link->socket, ZMQ_RECONNECT_IVL_MAX, RECONNECT_MAX_MS);
     set_option(link->socket, ZMQ_IMMEDIATE, 1);
-    if (text_starts_with(link->endpoint, "tcp://["))
-        set_option(link->socket, ZMQ_IPV6, 1);
     return 0;
 }
 
@@ -205,41 +155,96 @@ static void link_close(struct link *link)
     atomic_fetch_sub(&link->context->sockets, 1);
 }
 
-static int bind_link(struct link *link)
+/* Options of a socket hold for what it binds next: tcp is authenticated, or not bound at all. The
+ * gate is open before that, and outlives every socket of the context: libzmq would let anybody in
+ * where it finds no handler. */
+static int arm_server(struct link *link, const struct endpoint *endpoint)
 {
-    bool is_ipc = text_starts_with(link->endpoint, "ipc://");
-    if (is_ipc && ipc_is_served(link->endpoint + strlen("ipc://")))
+    struct wire_context *context = link->context;
+    bool is_tcp = endpoint->kind == ENDPOINT_TCP;
+    if (is_tcp && (!context->has_keys || context->keys.allowed_path[0] == '\0'))
+        return error_set(
+            HONE_EINVAL,
+            "%s is not opened without keys and an allow-list, on this machine's own "
+            "address neither: make them with `hone keys DIR` and name DIR in wire.keys",
+            endpoint->address);
+    if (is_tcp && !context->gate) {
+        int rc = gate_open(&context->gate, context->zmq, context->keys.allowed_path);
+        if (rc < 0)
+            return rc;
+    }
+    HONE_ASSERT(is_tcp || !strstr(link->endpoint, "tcp://")); /* a domain cannot be unset */
+    set_option(link->socket, ZMQ_IPV6, endpoint->is_ipv6);
+    if (!is_tcp)
+        return 0;
+    set_key(link->socket, ZMQ_CURVE_SECRETKEY, context->keys.own.secret_key);
+    set_option(link->socket, ZMQ_CURVE_SERVER, 1);
+    HONE_ASSERT(zmq_setsockopt(link->socket, ZMQ_ZAP_DOMAIN, GATE_DOMAIN, strlen(GATE_DOMAIN)) ==
+                0);
+    return 0;
+}
+
+/* Adds where libzmq says that it listens, with the key by which clients know it is us. */
+static int note_endpoint(struct link *link, const struct endpoint *endpoint)
+{
+    char last[ENDPOINT_MAX];
+    size_t bytes = sizeof last, length = strlen(link->endpoint);
+    bool is_tcp = endpoint->kind == ENDPOINT_TCP;
+    HONE_ASSERT(zmq_getsockopt(link->socket, ZMQ_LAST_ENDPOINT, last, &bytes) == 0);
+    int added = snprintf(link->endpoint + length, sizeof link->endpoint - length, "%s%s%s%s",
+                         length > 0 ? " " : "", last, is_tcp ? "#" : "",
+                         is_tcp ? link->context->keys.own.public_key : "");
+    if ((size_t)added < sizeof link->endpoint - length)
+        return 0;
+    link->endpoint[length] = '\0';
+    return error_set(HONE_EINVAL, "the endpoints %s and %s are longer than %d bytes",
+                     link->endpoint, last, ENDPOINT_MAX - 1);
+}
+
+int wire_server_listen(struct wire_server *server, const char *text)
+{
+    struct link *link = &server->link;
+    struct endpoint endpoint;
+    int rc = endpoint_parse(&endpoint, text);
+    if (rc == 0)
+        rc = endpoint_check_directory(&endpoint);
+    if (rc == 0)
+        rc = arm_server(link, &endpoint);
+    if (rc < 0)
+        return rc;
+    if (endpoint_is_served(&endpoint))
         return error_set(HONE_EBUSY,
                          "%s is in use: another process of this run is still alive; stop it, or "
                          "use another run directory",
-                         link->endpoint);
-    if (zmq_bind(link->socket, link->endpoint) == 0)
-        return 0;
+                         endpoint.address);
+    if (zmq_bind(link->socket, endpoint.address) == 0)
+        return note_endpoint(link, &endpoint);
     if (errno == EADDRINUSE)
         return error_set(HONE_EBUSY,
                          "%s is in use: stop the process that listens there, or choose another "
                          "port",
-                         link->endpoint);
-    return error_set(HONE_EIO, "bind %s: %s", link->endpoint, zmq_strerror(errno));
+                         endpoint.address);
+    if (errno == ENODEV)
+        return error_set(HONE_EINVAL,
+                         "%s is no address of this machine: write one of its numeric addresses",
+                         endpoint.address);
+    return error_set(HONE_EIO, "bind %s: %s", endpoint.address, zmq_strerror(errno));
 }
 
 int wire_server_create(struct wire_server **server, struct wire_context *context,
                        const char *endpoint)
 {
     struct wire_server *made = MEMORY_NEW(struct wire_server);
-    size_t bytes = sizeof made->link.endpoint;
+    made->peers = peers_create();
+    made->roles = ROLES_ALL;
     *server = NULL;
-    int rc = link_open(&made->link, context, endpoint, ZMQ_ROUTER);
+    int rc = link_open(&made->link, context, ZMQ_ROUTER);
     if (rc < 0)
         goto out;
     set_option(made->link.socket, ZMQ_ROUTER_MANDATORY, 1);
-    /* A restarted worker takes its name over from the connection of its dead predecessor. */
-    set_option(made->link.socket, ZMQ_ROUTER_HANDOVER, 1);
-    rc = bind_link(&made->link);
+    rc = wire_server_listen(made, endpoint);
     if (rc < 0)
         goto out;
-    HONE_ASSERT(zmq_getsockopt(made->link.socket, ZMQ_LAST_ENDPOINT, made->link.endpoint, &bytes) ==
-                0);
     *server = made;
     made = NULL;
 out:
@@ -252,7 +257,13 @@ void wire_server_destroy(struct wire_server *server)
     if (!server)
         return;
     link_close(&server->link);
+    peers_destroy(server->peers);
     memory_free(server);
+}
+
+void wire_server_serve_only(struct wire_server *server, Hone__Role role)
+{
+    server->roles = UINT32_C(1) << role;
 }
 
 const char *wire_server_endpoint(const struct wire_server *server)
@@ -260,10 +271,33 @@ const char *wire_server_endpoint(const struct wire_server *server)
     return server->link.endpoint;
 }
 
+static int dial(struct wire_client *client, const struct endpoint *endpoint)
+{
+    struct link *link = &client->link;
+    const struct keys *keys = &link->context->keys;
+    snprintf(link->endpoint, sizeof link->endpoint, "%s", endpoint->address);
+    if (endpoint->kind == ENDPOINT_TCP) {
+        if (!link->context->has_keys)
+            return error_set(HONE_EINVAL, "%s is not dialled without keys: give --keys DIR",
+                             endpoint->address);
+        set_key(link->socket, ZMQ_CURVE_SERVERKEY,
+                endpoint->key[0] != '\0' ? endpoint->key : keys->hub_public);
+        set_key(link->socket, ZMQ_CURVE_PUBLICKEY, keys->own.public_key);
+        set_key(link->socket, ZMQ_CURVE_SECRETKEY, keys->own.secret_key);
+        set_option(link->socket, ZMQ_IPV6, 1);
+    }
+    if (endpoint->is_wildcard)
+        return error_set(HONE_EINVAL, "%s is no address to dial", endpoint->address);
+    if (zmq_connect(link->socket, endpoint->address) != 0)
+        return error_set(HONE_EIO, "connect %s: %s", endpoint->address, zmq_strerror(errno));
+    return 0;
+}
+
 int wire_client_create(struct wire_client **client, struct wire_context *context,
-                       const char *endpoint, const char *identity)
+                       const char *endpoints, const char *identity)
 {
     struct wire_client *made = MEMORY_NEW(struct wire_client);
+    struct endpoint endpoint;
     int rc;
     *client = NULL;
     if (!is_name(identity, strlen(identity))) {
@@ -271,14 +305,10 @@ int wire_client_create(struct wire_client **client, struct wire_context *context
                        identity, WIRE_IDENTITY_MAX - 1);
         goto out;
     }
-    rc = link_open(&made->link, context, endpoint, ZMQ_DEALER);
-    if (rc < 0)
+    snprintf(made->name, sizeof made->name, "%s", identity);
+    if ((rc = endpoint_choose(&endpoint, endpoints, context->has_keys)) < 0 ||
+        (rc = link_open(&made->link, context, ZMQ_DEALER)) < 0 || (rc = dial(made, &endpoint)) < 0)
         goto out;
-    HONE_ASSERT(zmq_setsockopt(made->link.socket, ZMQ_ROUTING_ID, identity, strlen(identity)) == 0);
-    if (zmq_connect(made->link.socket, made->link.endpoint) != 0) {
-        rc = error_set(HONE_EIO, "connect %s: %s", endpoint, zmq_strerror(errno));
-        goto out;
-    }
     *client = made;
     made = NULL;
 out:
@@ -357,72 +387,138 @@ static int frames_decode(struct frames *frames, int first, struct wire_message *
     return 0;
 }
 
-static int dropped_index(const struct wire_server *server, const struct wire_peer *peer)
-{
-    for (int i = 0; i < server->dropped_count; i++) {
-        if (strcmp(server->dropped[i].identity, peer->identity) == 0)
-            return i;
-    }
-    return -1;
-}
-
 void wire_server_drop(struct wire_server *server, const struct wire_peer *peer, const char *reason)
 {
-    if (dropped_index(server, peer) >= 0)
+    struct peer_slot *slot = peers_find(server->peers, peer->identity);
+    if (!slot || slot->is_dropped)
         return;
     log_warn("%s: dropped %s until it says hello again: %s", server->link.endpoint, peer->identity,
              reason);
-    server->dropped[server->dropped_next] = *peer;
-    server->dropped_next = (server->dropped_next + 1) % DROPPED_MAX;
-    if (server->dropped_count < DROPPED_MAX)
-        server->dropped_count++;
+    slot->is_dropped = true;
 }
 
-static void restore_peer(struct wire_server *server, int index)
+/* The connection may say nothing here. 1, 2, 4, 8 ...: a flood of messages does not become a flood
+ * of lines. */
+static struct peer_slot *refuse(struct wire_server *server, zmq_msg_t *part, const char *name,
+                                const char *reason)
 {
-    server->dropped[index] = server->dropped[--server->dropped_count];
-    server->dropped_next = server->dropped_count % DROPPED_MAX;
+    const char *key = gate_key_of(part), *address = zmq_msg_gets(part, "Peer-Address");
+    server->refused++;
+    if ((server->refused & (server->refused - 1)) == 0)
+        log_warn("%s: ignored a message from \"%s\"%s%s%s%s: %s (%llu ignored so far)",
+                 server->link.endpoint, name, key && address ? " at " : "",
+                 key && address ? address : "", key ? " with key " : "", key ? key : "", reason,
+                 (unsigned long long)server->refused);
+    return NULL;
 }
 
-static bool read_identity(struct wire_server *server, zmq_msg_t *part, struct wire_peer *from)
+/* The name that a connection claims with its first message is one that its key allows. */
+static struct peer_slot *admit(struct wire_server *server, zmq_msg_t *part, const char *name,
+                               uint32_t connection)
 {
-    size_t length = zmq_msg_size(part);
-    if (!is_name(zmq_msg_data(part), length)) {
-        /* 1, 2, 4, 8 ...: a flood of them does not become a flood of lines. */
-        server->nameless++;
-        if ((server->nameless & (server->nameless - 1)) == 0)
-            log_warn("%s: ignored a message from a peer without a proper name (%llu so far)",
-                     server->link.endpoint, (unsigned long long)server->nameless);
+    struct gate *gate = server->link.context->gate;
+    const char *key = gate_key_of(part);
+    struct allowed_key found = {0};
+    uint64_t generation = gate ? gate_generation(gate) : 0;
+    if (key && !(gate && gate_find(gate, key, &found)))
+        return refuse(server, part, name, "its key is not allowed");
+    if (key && !key_names_match(found.names, name))
+        return refuse(server, part, name, "its key is not for that name");
+    if (key && !(server->roles >> found.role & 1))
+        return refuse(server, part, name, "its role is not served here");
+    struct peer_slot *slot = peers_claim(server->peers, name, connection);
+    if (!slot)
+        return refuse(server, part, name,
+                      peers_connection(server->peers, connection)
+                          ? "its connection speaks for another name"
+                          : "a newer connection has that name");
+    slot->is_remote = key != NULL;
+    slot->role = found.role;
+    slot->generation = generation;
+    snprintf(slot->key, sizeof slot->key, "%s", key ? key : "");
+    return slot;
+}
+
+/* Whether its key is still on the list, and for the same. */
+static bool is_still_allowed(struct wire_server *server, struct peer_slot *slot)
+{
+    struct gate *gate = server->link.context->gate;
+    struct allowed_key found;
+    if (!slot->is_remote || slot->generation == gate_generation(gate))
+        return true;
+    uint64_t generation = gate_generation(gate);
+    if (!gate_find(gate, slot->key, &found) || found.role != slot->role ||
+        !key_names_match(found.names, slot->name))
         return false;
-    }
-    memcpy(from->identity, zmq_msg_data(part), length);
-    from->identity[length] = '\0';
+    slot->generation = generation;
     return true;
+}
+
+/* Who sent the frames; NULL when it may say nothing here. */
+static struct peer_slot *identify(struct wire_server *server, struct frames *frames)
+{
+    const unsigned char *id = zmq_msg_data(&frames->parts[0]);
+    zmq_msg_t *part = &frames->parts[1];
+    char name[WIRE_IDENTITY_MAX] = "";
+    if (frames->count < 2)
+        return refuse(server, &frames->parts[0], name, "an empty message");
+    if (!is_name(zmq_msg_data(part), zmq_msg_size(part)))
+        return refuse(server, part, name, "it gives no proper name");
+    memcpy(name, zmq_msg_data(part), zmq_msg_size(part));
+    if (zmq_msg_size(&frames->parts[0]) != ROUTING_BYTES || id[0] != 0)
+        return refuse(server, part, name, "it chose a routing id of its own");
+    uint32_t connection =
+        (uint32_t)id[1] << 24 | (uint32_t)id[2] << 16 | (uint32_t)id[3] << 8 | id[4];
+    struct peer_slot *slot = peers_connection(server->peers, connection);
+    if (!slot || strcmp(slot->name, name) != 0)
+        return admit(server, part, name, connection);
+    if (!is_still_allowed(server, slot))
+        return refuse(server, part, name, "its key was revoked");
+    return slot;
+}
+
+/* What a Hello says of its sender is what the sender's key says, and an envelope's number is above
+ * those before it (W5, W6). */
+static int check_claims(const struct peer_slot *slot, const Hone__Envelope *envelope)
+{
+    const Hone__Hello *hello = envelope->hello;
+    if (envelope->sequence <= slot->sequence)
+        return error_set(HONE_EPEER, "message %llu came after %llu: replayed or out of order",
+                         (unsigned long long)envelope->sequence,
+                         (unsigned long long)slot->sequence);
+    if (slot->is_remote && hello && hello->role != slot->role)
+        return error_set(HONE_EPEER, "it says hello as %s, its key is that of %s",
+                         role_name(hello->role), role_name(slot->role));
+    if (slot->is_remote && hello && strcmp(hello->worker, slot->name) != 0)
+        return error_set(HONE_EPEER, "it says hello as %.64s", hello->worker);
+    return 0;
 }
 
 /* True when the frames hold a message from a peer in good standing (W1). */
 static bool accept_frames(struct wire_server *server, struct frames *frames, struct wire_peer *from,
                           struct wire_message *message)
 {
-    if (!read_identity(server, &frames->parts[0], from))
+    struct peer_slot *slot = identify(server, frames);
+    if (!slot)
         return false;
-    int dropped = dropped_index(server, from);
-    if (dropped >= 0) {
-        if (frames->count != 2 || frames->surplus ||
-            !envelope_looks_like_hello(zmq_msg_data(&frames->parts[1]),
-                                       zmq_msg_size(&frames->parts[1])))
-            return false;
-    }
-    if (frames_decode(frames, 1, message) < 0) {
+    snprintf(from->identity, sizeof from->identity, "%s", slot->name);
+    if (slot->is_dropped && (frames->count != 3 || frames->surplus ||
+                             !envelope_looks_like_hello(zmq_msg_data(&frames->parts[2]),
+                                                        zmq_msg_size(&frames->parts[2]))))
+        return false;
+    if (frames_decode(frames, 2, message) < 0) {
         wire_server_drop(server, from, error_message());
         return false;
     }
-    if (dropped >= 0 && message->envelope->kind != HONE__KIND__KIND_HELLO) {
+    bool is_hello = message->envelope->kind == HONE__KIND__KIND_HELLO;
+    if (check_claims(slot, message->envelope) < 0 || (slot->is_dropped && !is_hello)) {
+        wire_server_drop(server, from, error_message());
         wire_message_release(message);
         return false;
     }
-    if (dropped >= 0)
-        restore_peer(server, dropped);
+    slot->is_dropped = false;
+    slot->sequence = message->envelope->sequence;
+    peers_heard(server->peers, slot);
     return true;
 }
 
@@ -520,7 +616,15 @@ int wire_server_send(struct wire_server *server, const struct wire_peer *to,
     int rc = pack_frame(link, envelope, payload, payload_bytes, &frame);
     if (rc < 0)
         return rc;
-    if (send_part(link, to->identity, strlen(to->identity), ZMQ_SNDMORE) < 0) {
+    struct peer_slot *slot = peers_find(server->peers, to->identity);
+    if (!slot || !is_still_allowed(server, slot)) {
+        zmq_msg_close(&frame);
+        return error_set(HONE_EPEER, "%s is not connected to %s", to->identity, link->endpoint);
+    }
+    const unsigned char id[ROUTING_BYTES] = {
+        0, (unsigned char)(slot->connection >> 24), (unsigned char)(slot->connection >> 16),
+        (unsigned char)(slot->connection >> 8), (unsigned char)slot->connection};
+    if (send_part(link, id, sizeof id, ZMQ_SNDMORE) < 0) {
         if (errno == EHOSTUNREACH)
             rc = error_set(HONE_EPEER, "%s is not connected to %s", to->identity, link->endpoint);
         else if (errno == EAGAIN)
@@ -544,7 +648,9 @@ int wire_client_send(struct wire_client *client, Hone__Envelope *envelope, const
     int rc = pack_frame(link, envelope, payload, payload_bytes, &frame);
     if (rc < 0)
         return rc;
-    if (send_frames(link, &frame, payload, payload_bytes) < 0) {
+    if (send_part(link, client->name, strlen(client->name), ZMQ_SNDMORE) < 0 ||
+        send_frames(link, &frame, payload, payload_bytes) < 0) {
+        client->wants_to_send = errno == EAGAIN;
         if (errno == EAGAIN)
             rc = error_set(HONE_EPEER, "%s is not connected, or its queue is full", link->endpoint);
         else

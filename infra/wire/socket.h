@@ -1,17 +1,22 @@
 /* ZeroMQ sockets that carry envelopes.
  *
- * A server binds a ROUTER and knows its peers by identity; a client connects a DEALER. Every socket
- * has bounded queues, heartbeats, a message size limit, LINGER bounded. Nothing blocks: receive
- * returns 0 when there is nothing, and wire_poll waits with a deadline on any set of sockets. W1  A
- * frame that does not parse, is too large, or breaks a message's own rules drops that peer: it is
- *      logged with its identity and everything more from it is ignored until a new Hello.
- *  W2  Sends to an unknown or full peer fail (ROUTER_MANDATORY); they never vanish silently.
+ * A server binds a ROUTER and knows its peers by name; a client connects a DEALER and puts its name
+ * before every message. Every socket has bounded queues, heartbeats, a message size limit, LINGER
+ * bounded. Nothing blocks: receive returns 0 when there is nothing, and wire_poll waits with a
+ * deadline on any set of sockets.
+ *  W1  A frame that does not parse, is too large, or breaks a message's own rules drops that peer:
+ *      it is logged with its name and everything more from it is ignored until a new Hello.
+ *  W2  Sends to an unknown or full peer fail; they never vanish silently.
  *  W3  An envelope carries exactly the message that its kind names, within that kind's size limit,
- * and a payload only with WEIGHTS_CHUNK (infra/wire/envelope.h). A received kind's message is never
- * NULL. W4  A client ignores (and logs) what W1 forbids; it has no other server to turn to.
- * Endpoints: ipc://PATH (directory mode 0700 is the caller's business), inproc://NAME,
- * tcp://127.0.0.1:PORT. A tcp endpoint that is not loopback is refused (the authenticated wire is a
- * later part). Owned by one thread. */
+ *      and a payload only with WEIGHTS_CHUNK (infra/wire/envelope.h). A received kind's message is
+ *      never NULL.
+ *  W4  A client ignores (and logs) what W1 forbids; it has no other server to turn to.
+ *  W5  Envelopes of a connection are numbered, rising; a number that does not rise drops the peer.
+ *  W6  tcp is CURVE with an allow-list (infra/wire/gate.h), on this machine's own addresses too,
+ *      or it is not opened. A peer that comes through it speaks for one name, of those that its key
+ *      is for, and in its Hello for the role that its key is for; nothing else is delivered.
+ *  W7  An ipc socket lives in a directory that nobody else may enter.
+ * Endpoints: infra/wire/endpoint.h. Owned by one thread. */
 #ifndef HONE_WIRE_SOCKET_H
 #define HONE_WIRE_SOCKET_H
 
@@ -20,8 +25,9 @@
 #include <stdint.h>
 
 #include "infra/wire/hone.pb-c.h"
+#include "infra/wire/keys.h"
 
-#define WIRE_PROTOCOL     1
+#define WIRE_PROTOCOL     2
 #define WIRE_IDENTITY_MAX 64
 #define WIRE_MESSAGE_MAX  (256u << 20) /* a batch is the largest envelope */
 
@@ -43,11 +49,18 @@ struct wire_message {
 
 struct wire_context *wire_context_create(void);
 void wire_context_destroy(struct wire_context *context);
+/* Before any socket: tcp is dialled with these keys, and may be listened to when they come with an
+ * allow-list. A copy is kept. */
+void wire_context_secure(struct wire_context *context, const struct keys *keys);
 
-/* HONE_EBUSY when the address is taken. */
+/* HONE_EBUSY when the address is taken, HONE_EINVAL when it must not be listened to (W6, W7). */
 int wire_server_create(struct wire_server **server, struct wire_context *context,
                        const char *endpoint);
 void wire_server_destroy(struct wire_server *server);
+/* At one more endpoint; tcp comes last. */
+int wire_server_listen(struct wire_server *server, const char *endpoint);
+/* Of the peers that come through the gate, those of this role alone are served. */
+void wire_server_serve_only(struct wire_server *server, Hone__Role role);
 /* 1 received, 0 nothing there, negative on a socket error. Malformed frames are handled (W1) and
  * skipped. */
 int wire_server_receive(struct wire_server *server, struct wire_peer *from,
@@ -58,12 +71,14 @@ int wire_server_send(struct wire_server *server, const struct wire_peer *to,
                      Hone__Envelope *envelope, const void *payload, size_t payload_bytes);
 /* Ignores the peer until its next Hello, with a reason for the log. */
 void wire_server_drop(struct wire_server *server, const struct wire_peer *peer, const char *reason);
-/* Where it listens: with port * the one that the system chose. */
+/* Where it listens, in the words of a client: with port * the one that the system chose, with tcp
+ * its key; several are separated by spaces. */
 const char *wire_server_endpoint(const struct wire_server *server);
 
-/* identity: this worker's name, unique in the run. */
+/* endpoints: one, or a server's list: tcp is taken by who has keys, the others by who has none.
+ * identity: this worker's name, unique in the run. */
 int wire_client_create(struct wire_client **client, struct wire_context *context,
-                       const char *endpoint, const char *identity);
+                       const char *endpoints, const char *identity);
 void wire_client_destroy(struct wire_client *client);
 int wire_client_receive(struct wire_client *client, struct wire_message *message);
 /* HONE_EPEER while there is no connection: nothing is queued for a server that is not there (a

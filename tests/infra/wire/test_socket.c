@@ -1,5 +1,5 @@
-/* Servers and clients over ipc, tcp and inproc; a hostile peer that speaks raw ZeroMQ beside them.
- */
+/* Servers and clients over ipc and inproc; a hostile peer that speaks raw ZeroMQ beside them. tcp
+ * is in test_gate.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -158,11 +158,10 @@ static void test_exchange_on_every_transport(void **state)
 {
     (void)state;
     exchange(ipc("exchange"));
-    exchange("tcp://127.0.0.1:*");
-    exchange("tcp://localhost:*");
     exchange("inproc://exchange");
 }
 
+/* W6: tcp without keys is no endpoint, wherever it listens. */
 static void test_refused_endpoints(void **state)
 {
     (void)state;
@@ -172,6 +171,9 @@ static void test_refused_endpoints(void **state)
         "tcp://192.168.1.4:5555",
         "tcp://example.org:80",
         "tcp://[::]:5555",
+        "tcp://127.0.0.1:5555",
+        "tcp://localhost:5555",
+        "tcp://[::1]:5555",
         "tcp://[::1]",
         "tcp://127.0.0.1:",
         "tcp://127.0.0.1.evil:1",
@@ -215,20 +217,14 @@ static struct wire_server *open_again(struct wire_context *context, const char *
 static void test_busy_address(void **state)
 {
     (void)state;
-    const char *endpoints[] = {ipc("busy"), "tcp://127.0.0.1:*"};
     struct wire_context *context = wire_context_create();
-    for (int i = 0; i < 2; i++) {
-        struct wire_server *first, *second;
-        assert_int_equal(wire_server_create(&first, context, endpoints[i]), 0);
-        assert_int_equal(wire_server_create(&second, context, wire_server_endpoint(first)),
-                         HONE_EBUSY);
-        assert_non_null(strstr(error_message(), wire_server_endpoint(first)));
-        assert_non_null(strstr(error_message(), "in use"));
-        char again[128];
-        snprintf(again, sizeof again, "%s", wire_server_endpoint(first));
-        wire_server_destroy(first);
-        wire_server_destroy(open_again(context, again));
-    }
+    struct wire_server *first, *second;
+    assert_int_equal(wire_server_create(&first, context, ipc("busy")), 0);
+    assert_int_equal(wire_server_create(&second, context, wire_server_endpoint(first)), HONE_EBUSY);
+    assert_non_null(strstr(error_message(), wire_server_endpoint(first)));
+    assert_non_null(strstr(error_message(), "in use"));
+    wire_server_destroy(first);
+    wire_server_destroy(open_again(context, ipc("busy")));
     wire_context_destroy(context);
 }
 
@@ -341,17 +337,26 @@ static void test_client_survives_a_server_restart(void **state)
 
 struct hostile {
     void *zmq, *socket;
+    const char *name;
 };
 
-static void hostile_open(struct hostile *hostile, const char *endpoint, const char *identity)
+static void hostile_open(struct hostile *hostile, const char *endpoint, const char *name)
 {
     int linger = 0;
+    hostile->name = name;
     hostile->zmq = zmq_ctx_new();
     hostile->socket = zmq_socket(hostile->zmq, ZMQ_DEALER);
     zmq_setsockopt(hostile->socket, ZMQ_LINGER, &linger, sizeof linger);
-    if (identity)
-        zmq_setsockopt(hostile->socket, ZMQ_ROUTING_ID, identity, strlen(identity));
     assert_int_equal(zmq_connect(hostile->socket, endpoint), 0);
+}
+
+/* One frame of a message; the name goes before the first. */
+static void hostile_send(struct hostile *hostile, const void *data, size_t bytes, bool first,
+                         bool last)
+{
+    if (first)
+        zmq_send(hostile->socket, hostile->name, strlen(hostile->name), ZMQ_SNDMORE);
+    zmq_send(hostile->socket, data, bytes, last ? 0 : ZMQ_SNDMORE);
 }
 
 static void hostile_close(struct hostile *hostile)
@@ -360,10 +365,11 @@ static void hostile_close(struct hostile *hostile)
     zmq_ctx_term(hostile->zmq);
 }
 
-static void pack_heartbeat(struct text *out)
+static void pack_heartbeat(struct text *out, uint64_t sequence)
 {
     Hone__Heartbeat beat;
     Hone__Envelope envelope = heartbeat(&beat, 99);
+    envelope.sequence = sequence;
     beat.waiting_for = (char *)(uintptr_t) "weights v12";
     text_clear(out);
     wire_pack(&envelope.base, out);
@@ -415,29 +421,37 @@ static void test_every_malformed_shape_drops(void **state)
     struct wire_client *good;
     struct text valid;
     text_init(&valid);
-    pack_heartbeat(&valid);
+    pack_heartbeat(&valid, 1);
     assert_int_equal(wire_server_create(&server, context, ipc("shapes")), 0);
     assert_int_equal(wire_client_create(&good, context, ipc("shapes"), "good"), 0);
-    for (int shape = 0; shape < 5; shape++) {
+    for (int shape = 0; shape < 8; shape++) {
         struct hostile hostile;
         struct wire_peer from;
         struct wire_message message;
         char name[16];
         snprintf(name, sizeof name, "bad-%d", shape);
-        hostile_open(&hostile, ipc("shapes"), shape == 4 ? NULL : name);
+        hostile_open(&hostile, ipc("shapes"), shape == 4 ? "" : name);
         if (shape == 0) { /* an empty frame */
-            zmq_send(hostile.socket, "", 0, 0);
+            hostile_send(&hostile, "", 0, true, true);
         } else if (shape == 1) { /* a payload where none belongs */
-            zmq_send(hostile.socket, valid.data, valid.length, ZMQ_SNDMORE);
-            zmq_send(hostile.socket, "x", 1, 0);
+            hostile_send(&hostile, valid.data, valid.length, true, false);
+            hostile_send(&hostile, "x", 1, false, true);
         } else if (shape == 2) { /* too many frames */
             for (int i = 0; i < 40; i++)
-                zmq_send(hostile.socket, valid.data, valid.length, i < 39 ? ZMQ_SNDMORE : 0);
+                hostile_send(&hostile, valid.data, valid.length, i == 0, i == 39);
         } else if (shape == 3) { /* not a message */
-            zmq_send(hostile.socket, "GET / HTTP/1.1\r\n", 16, 0);
+            hostile_send(&hostile, "GET / HTTP/1.1\r\n", 16, true, true);
+        } else if (shape == 5) { /* a name and nothing more */
+            zmq_send(hostile.socket, name, strlen(name), 0);
+        } else if (shape == 6) { /* nothing at all */
+            zmq_send(hostile.socket, "", 0, 0);
+        } else if (shape == 7) { /* another kind than the bytes begin with: sequence first */
+            hostile_send(&hostile, "\x10\x01\x08\x03\x32\x00", 6, true, true);
         } /* shape 4: valid, but no name */
-        for (int i = 0; i < 3; i++)
-            zmq_send(hostile.socket, valid.data, valid.length, 0);
+        for (uint64_t i = 0; i < 3 && shape != 6; i++) {
+            pack_heartbeat(&valid, 10 + i);
+            hostile_send(&hostile, valid.data, valid.length, true, true);
+        }
         assert_int_equal(receive_from(server, &from, &message, 150), 0);
         send_heartbeat(good, shape);
         expect_heartbeat(server, "good", shape);
@@ -469,7 +483,7 @@ static void send_hostile(struct hostile *hostile, const struct text *valid, uint
     }
     int frames = 1 + (int)rng_below(&key, at++, 3);
     for (int i = 0; i < frames; i++)
-        zmq_send(hostile->socket, buffer, length, i + 1 < frames ? ZMQ_SNDMORE : 0);
+        hostile_send(hostile, buffer, length, i == 0, i + 1 == frames);
 }
 
 static void test_fuzzed_peer_hurts_nobody_else(void **state)
@@ -485,17 +499,20 @@ static void test_fuzzed_peer_hurts_nobody_else(void **state)
     int from_good = 0, from_bad = 0;
     text_init(&valid);
     text_init(&hello);
-    pack_heartbeat(&valid);
+    pack_heartbeat(&valid, 1);
     Hone__Hello greeting = HONE__HELLO__INIT;
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     greeting.worker = greeting.recipe_hash = (char *)(uintptr_t) "bad";
     envelope.hello = &greeting;
-    wire_pack(&envelope.base, &hello);
     assert_int_equal(wire_server_create(&server, context, ipc("fuzz")), 0);
     assert_int_equal(wire_client_create(&good, context, ipc("fuzz"), "good"), 0);
     hostile_open(&hostile, ipc("fuzz"), "bad");
     for (uint64_t seed = 0; seed < FUZZ_CASES; seed++) {
-        zmq_send(hostile.socket, hello.data, hello.length, 0);
+        /* Numbers that mutated messages do not reach. */
+        envelope.sequence = (UINT64_C(1) << 63) + seed;
+        text_clear(&hello);
+        wire_pack(&envelope.base, &hello);
+        hostile_send(&hostile, hello.data, hello.length, true, true);
         send_hostile(&hostile, &valid, seed);
         if (seed % 50 == 0)
             send_heartbeat(good, (int64_t)seed);

@@ -4,12 +4,14 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "infra/base/error.h"
+#include "infra/base/file.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 #include "infra/base/rng.h"
@@ -372,7 +374,9 @@ static int restart_case(int rounds, uint32_t variant_after)
     struct weight_publisher *publisher;
     struct weight_receiver *receiver;
     const struct snapshot *snapshot = NULL;
-    snprintf(endpoint, sizeof endpoint, "ipc:///tmp/hone-weights-%d-%d", (int)getpid(), rounds);
+    char directory[] = "/tmp/hone-weights-XXXXXX";
+    assert_non_null(mkdtemp(directory));
+    snprintf(endpoint, sizeof endpoint, "ipc://%s/%d", directory, rounds);
     open_pair(&publisher, &receiver);
     publish(publisher, 7, 0);
     weight_receiver_want(receiver, endpoint, -1);
@@ -400,7 +404,7 @@ static int restart_case(int rounds, uint32_t variant_after)
     snapshot_release(&old);
     expect_snapshot(snapshot, 7, is_old ? 0 : variant_after);
     close_pair(publisher, receiver);
-    unlink(endpoint + strlen("ipc://"));
+    assert_int_equal(file_remove_tree(directory), 0);
     return interrupted;
 }
 

@@ -238,12 +238,15 @@ static void run_token_logprob(struct exercise *e)
     for (int64_t r = 0; r < rows; r++)
         tokens[r] = (int32_t)draw_size(e, 0, vocab - 1);
     float *entropy = results + rows, *lse = entropy + rows;
-    e->ops->softmax_row(vocab, logits, temperature, probs);
+    struct softmax_parts parts;
+    e->ops->softmax_row(vocab, logits, temperature, probs, &parts);
     e->ops->token_logprob(NULL, rows, vocab, logits, vocab, temperature, tokens, results, entropy,
                           lse);
     e->ops->token_logprob_backward(NULL, rows, vocab, logits, vocab, temperature, tokens, lse,
                                    entropy, d_logprob, d_entropy);
     record(e, probs, vocab);
+    record(e, &parts.max, 1);
+    record(e, &parts.log_sum, 1);
     record(e, results, rows * 3);
     record(e, logits, rows * vocab);
 }

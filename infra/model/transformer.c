@@ -501,6 +501,18 @@ void transformer_head_chunk(struct transformer *transformer, int32_t count, cons
     *input = head_logits(transformer, count, rows, transformer->logits);
 }
 
+int32_t transformer_head_rows(const struct transformer *transformer)
+{
+    return transformer->head_rows;
+}
+
+const float *transformer_head(struct transformer *transformer, int32_t count, const int32_t *rows)
+{
+    const void *input;
+    transformer_head_chunk(transformer, count, rows, &input);
+    return transformer->logits;
+}
+
 static int32_t chunk_at(const struct transformer *t, int32_t count, int32_t done)
 {
     return count - done < t->head_rows ? count - done : t->head_rows;

@@ -208,20 +208,24 @@ void rollout_engine_destroy(struct rollout_engine *engine)
     memory_free(engine);
 }
 
-size_t rollout_engine_bytes(const struct model_config *config, enum dtype dtype,
-                            const struct rollout_engine_options *options, int threads)
+struct rollout_engine_memory rollout_engine_memory(const struct model_config *config,
+                                                   enum dtype dtype,
+                                                   const struct rollout_engine_options *options,
+                                                   int threads)
 {
     size_t slots = (size_t)options->slots, vocab = (size_t)config->vocab_size;
-    size_t tokens = (size_t)options->max_sequence_tokens;
+    size_t tokens = (size_t)options->max_sequence_tokens, rows = (size_t)max_rows_of(options);
     size_t per_token = sizeof(int32_t) + 2 * sizeof(float) + sizeof(int64_t);
     size_t per_slot = tokens * per_token + (size_t)blocks_for((int32_t)tokens) * sizeof(int32_t) +
                       sizeof(struct slot) + QUEUE_PER_SLOT * sizeof(struct rollout_request) +
-                      sizeof(struct token_choice) + sizeof(struct finished_rollout) +
-                      sizeof(struct kv_sequence *) + 3 * sizeof(int32_t);
-    return sizeof(struct rollout_engine) + kv_cache_bytes(config, dtype, kv_blocks_of(options)) +
-           transformer_bytes(config, dtype, max_rows_of(options), false) + slots * per_slot +
-           3 * (size_t)max_rows_of(options) * sizeof(int32_t) +
-           (size_t)threads * vocab * (sizeof(float) + sizeof(int32_t));
+                      sizeof(struct finished_rollout) + sizeof(struct kv_sequence *);
+    return (struct rollout_engine_memory){
+        .kv_cache = kv_cache_bytes(config, dtype, kv_blocks_of(options)),
+        .activations = transformer_bytes(config, dtype, max_rows_of(options), false),
+        .sequences = sizeof(struct rollout_engine) + slots * per_slot,
+        .sampling = slots * (sizeof(struct token_choice) + 3 * sizeof(int32_t)) +
+                    3 * rows * sizeof(int32_t) +
+                    (size_t)threads * vocab * (sizeof(float) + sizeof(int32_t))};
 }
 
 /* ---- requests ---- */

@@ -47,31 +47,6 @@ static bool ranks_before(const float *logits, int32_t a, int32_t b)
     return a < b;
 }
 
-/* Restores the heap (best id at the root) below `root`. */
-static void heap_sift(const float *logits, int32_t *heap, int64_t count, int64_t root)
-{
-    int32_t moved = heap[root];
-    for (int64_t child = 2 * root + 1; child < count; child = 2 * root + 1) {
-        if (child + 1 < count && ranks_before(logits, heap[child + 1], heap[child]))
-            child++;
-        if (!ranks_before(logits, heap[child], moved))
-            break;
-        heap[root] = heap[child];
-        root = child;
-    }
-    heap[root] = moved;
-}
-
-/* Moves the best of the heap's first `count` ids to the heap's end. */
-static int32_t heap_pop(const float *logits, int32_t *heap, int64_t count)
-{
-    int32_t best = heap[0];
-    heap[0] = heap[count - 1];
-    heap[count - 1] = best;
-    heap_sift(logits, heap, count - 1, 0);
-    return best;
-}
-
 /* The ids whose logit is at least `floor`, ascending. */
 static int64_t collect_from(int64_t count, const float *logits, float floor, int32_t *ids)
 {
@@ -151,31 +126,74 @@ static int64_t collect_candidates(const struct cut *cut, double nucleus)
     return kept;
 }
 
-/* Orders the candidates by likelihood from the end of their array and returns how many of them
- * top-k and top-p keep. */
+static void swap_ids(int32_t *a, int32_t *b)
+{
+    int32_t kept = *a;
+    *a = *b;
+    *b = kept;
+}
+
+/* Puts the id that ranks in the middle of the first, the middle and the last one at the end. */
+static void place_pivot(const struct cut *cut, int64_t low, int64_t high)
+{
+    int32_t *first = &cut->ids[low], *middle = &cut->ids[low + (high - low) / 2];
+    int32_t *last = &cut->ids[high - 1];
+    if (ranks_before(cut->logits, *middle, *first))
+        swap_ids(first, middle);
+    if (ranks_before(cut->logits, *last, *first))
+        swap_ids(first, last);
+    if (ranks_before(cut->logits, *middle, *last))
+        swap_ids(middle, last);
+}
+
+/* Moves the ids of [low, high) that rank before the last one to the front and that one behind them;
+ * returns its place and adds the mass before it to *mass. */
+static int64_t partition(const struct cut *cut, int64_t low, int64_t high, double *mass)
+{
+    int32_t pivot = cut->ids[high - 1];
+    int64_t place = low;
+    for (int64_t i = low; i < high - 1; i++) {
+        if (!ranks_before(cut->logits, cut->ids[i], pivot))
+            continue;
+        *mass += (double)cut->probs[cut->ids[i]];
+        swap_ids(&cut->ids[place++], &cut->ids[i]);
+    }
+    swap_ids(&cut->ids[place], &cut->ids[high - 1]);
+    return place;
+}
+
+/* Moves the most likely of `count` ids to the front: the fewest whose mass reaches `nucleus`, at
+ * most `limit`, at least one; returns how many. Quickselect: ids below low stay, the answer is no
+ * more than high. */
+static int64_t select_likely(const struct cut *cut, int64_t count, int64_t limit, double nucleus)
+{
+    int64_t low = 0, high = count;
+    double mass = 0.0;
+    while (low < high && low < limit && (low == 0 || mass < nucleus)) {
+        double before = mass;
+        place_pivot(cut, low, high);
+        int64_t place = partition(cut, low, high, &before);
+        if (place > 0 && (place >= limit || before >= nucleus)) {
+            high = place;
+        } else {
+            low = place + 1;
+            mass = before + (double)cut->probs[cut->ids[place]];
+        }
+    }
+    return low < high ? low : high;
+}
+
+/* How many of the candidates top-k and top-p keep, at the front of their array. */
 static int64_t rank_candidates(const struct cut *cut, int64_t candidates, double nucleus)
 {
     const struct sampling *sampling = cut->sampling;
-    int64_t limit = limits_rank(cut) ? sampling->top_k : candidates;
-    for (int64_t i = candidates / 2 - 1; i >= 0; i--)
-        heap_sift(cut->logits, cut->ids, candidates, i);
-    if (limits_rank(cut)) {
-        double available = 0.0; /* the mass that top-p takes its share of */
-        for (int64_t i = 0; i < limit; i++)
-            available += (double)cut->probs[heap_pop(cut->logits, cut->ids, candidates - i)];
-        if (!(sampling->top_p < 1.0f))
-            return limit;
-        nucleus = (double)sampling->top_p * available;
-    }
-    double mass = 0.0;
-    int64_t kept = 0;
-    while (kept < limit && (kept == 0 || mass < nucleus)) {
-        int64_t place = candidates - 1 - kept;
-        mass += (double)cut->probs[limits_rank(cut) ? cut->ids[place]
-                                                    : heap_pop(cut->logits, cut->ids, place + 1)];
-        kept++;
-    }
-    return kept;
+    if (!limits_rank(cut))
+        return select_likely(cut, candidates, candidates, nucleus);
+    int64_t likely = select_likely(cut, candidates, sampling->top_k, INFINITY);
+    if (!(sampling->top_p < 1.0f))
+        return likely;
+    double available = mass_of(cut->probs, likely, cut->ids); /* top-p takes its share of it */
+    return select_likely(cut, likely, likely, (double)sampling->top_p * available);
 }
 
 /* Leaves what top-k and top-p keep in cut->ids, ascending; returns how many. */
@@ -187,7 +205,9 @@ static int64_t keep_likely(const struct cut *cut)
         nucleus = (double)sampling->top_p * total_mass(cut->count, cut->probs);
     int64_t candidates = collect_candidates(cut, nucleus);
     int64_t kept = rank_candidates(cut, candidates, nucleus);
-    int32_t last = cut->ids[candidates - kept]; /* the least likely one that stays */
+    int32_t last = cut->ids[0]; /* the least likely one that stays */
+    for (int64_t i = 1; i < kept; i++)
+        last = ranks_before(cut->logits, last, cut->ids[i]) ? cut->ids[i] : last;
     int64_t near = collect_from(cut->count, cut->logits, cut->logits[last], cut->ids);
     int64_t stay = 0;
     for (int64_t i = 0; i < near; i++) {

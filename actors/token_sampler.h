@@ -33,8 +33,8 @@ struct token_choice {
  *
  * Logits that have no softmax (NaN, +inf, all -inf) give a logprob that is not a number.
  *
- * Cost: three passes over the vocabulary; a cut adds one or two, and work of n log n only for the n
- * tokens near the most likely one that it needs to rank. */
+ * Cost: a few passes over the vocabulary; a cut adds a selection, nowhere a sort, among the tokens
+ * near the most likely one. */
 void token_sample(const struct token_sampler *sampler, const float *logits,
                   const struct sampling *sampling, const struct rng_key *key, uint64_t position,
                   struct token_choice *choice);

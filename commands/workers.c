@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "actors/actor_stage.h"
+#include "actors/engine_plan.h"
 #include "commands/evaluate.h"
 #include "commands/prompts.h"
 #include "commands/stage_options.h"
@@ -176,9 +177,9 @@ int worker_run_actor(const char *run_path, int index)
     if ((rc = stage_input_model(&worker.recipe, &worker.run, "rl", directory, sizeof directory)) <
             0 ||
         (rc = model_config_read(&config, directory)) < 0 ||
-        (rc = compute_open(&compute, worker.threads)) < 0 ||
-        (rc = model_create(&model, &config, compute_dtype(&worker.recipe), false, &compute)) < 0)
+        (rc = compute_open(&compute, worker.threads)) < 0)
         goto out;
+    enum dtype dtype = compute_dtype(&worker.recipe);
     int64_t longest = rl->max_prompt_tokens + rl->sampling.max_completion_tokens;
     struct actor_options options = {
         .worker = worker.name,
@@ -192,7 +193,9 @@ int worker_run_actor(const char *run_path, int index)
         .weights_deadline_ms = WEIGHTS_DEADLINE_MS,
     };
     context = wire_context_create();
-    if ((rc = actor_stage_create(&stage, &options, model, &compute, context, clock_system())) == 0)
+    if ((rc = engine_plan_announce(&config, dtype, &options.engine, worker.threads)) == 0 &&
+        (rc = model_create(&model, &config, dtype, false, &compute)) == 0 &&
+        (rc = actor_stage_create(&stage, &options, model, &compute, context, clock_system())) == 0)
         rc = stage_loop_run(stage, actor_stage_tick);
 out:
     actor_stage_destroy(stage);

@@ -126,7 +126,7 @@ static void test_support_and_mass_match_the_naive_reference(void **state)
     (void)state;
     struct row row;
     int cut_cases = 0;
-    for (uint64_t trial = 0; trial < 400; trial++) {
+    for (uint64_t trial = 0; trial < 160; trial++) {
         struct rng_key key = {.seed = trial, .purpose = RNG_DATA};
         fill_logits(&row, trial, VOCAB);
         struct sampling sampling = {.temperature = 0.5f + rng_uniform(&key, 0), .top_p = 1.0f};
@@ -139,7 +139,7 @@ static void test_support_and_mass_match_the_naive_reference(void **state)
         int allowed = trial & 8 ? 900 : VOCAB;
         double kept[VOCAB];
         double expected = naive_support(row.logits, &sampling, allowed, kept);
-        for (uint64_t position = 0; position < 50; position++) {
+        for (uint64_t position = 0; position < 12; position++) {
             float mass;
             int32_t token = draw(&row, &sampling, allowed, position, &mass);
             assert_in_range(token, 0, allowed - 1);
@@ -148,7 +148,7 @@ static void test_support_and_mass_match_the_naive_reference(void **state)
             cut_cases += mass < -0.01f;
         }
     }
-    assert_true(cut_cases > 5000); /* the trials do cut */
+    assert_true(cut_cases > 500); /* the trials do cut */
 }
 
 static void test_nothing_cut_has_mass_zero_exactly(void **state)
@@ -166,7 +166,7 @@ static void test_nothing_cut_has_mass_zero_exactly(void **state)
 
 static void check_frequencies(const struct sampling *sampling)
 {
-    enum { DRAWS = 40000 };
+    enum { DRAWS = 20000 };
     static int counts[VOCAB];
     struct row row;
     fill_logits(&row, 5, VOCAB);
@@ -226,7 +226,7 @@ static void test_every_instruction_set_agrees(void **state)
 {
     (void)state;
     struct row row;
-    for (uint64_t trial = 0; trial < 200; trial++) {
+    for (uint64_t trial = 0; trial < 60; trial++) {
         fill_logits(&row, 1000 + trial, VOCAB);
         struct sampling sampling = {.temperature = 0.8f, .top_p = 0.9f, .min_p = 0.01f};
         float expected_mass;

@@ -152,6 +152,8 @@ static const struct config_field dpo_data_fields[] = {DATA_FIELDS(FIELD_HIDDEN, 
               "Added to the root of the second moment"),                                           \
         FLOAT("max_grad_norm", optimizer_settings, max_grad_norm, "1", 0, 1e6, NULL,               \
               "Gradients of a larger norm are scaled down to it; 0 never clips"),                  \
+        ENUM("moments_dtype", optimizer_settings, moments_dtype, "float32", dtype_names,           \
+             "Number format of AdamW's moments; bfloat16 halves them, with beta2 at most 0.99"),   \
         END
 
 static const struct config_field sft_optimizer_fields[] = {

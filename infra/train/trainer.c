@@ -19,15 +19,20 @@ struct trainer {
     struct transformer *transformer;
     struct micro_batch micro;
     int64_t parameters;
-    float *master;            /* [parameters] */
-    float *moment1, *moment2; /* [parameters]; NULL when logprobs_only */
-    float *gradient;          /* [parameters]; NULL when logprobs_only */
+    float *master;           /* [parameters] */
+    void *moment1, *moment2; /* [parameters] in moments_dtype; NULL when logprobs_only */
+    float *gradient;         /* [parameters]; NULL when logprobs_only */
     int64_t steps;
 };
 
 static size_t vector_bytes(int64_t parameters)
 {
     return (size_t)parameters * sizeof(float);
+}
+
+static size_t moment_bytes(const struct trainer_options *options, int64_t parameters)
+{
+    return (size_t)parameters * dtype_bytes(options->optimizer.moments_dtype);
 }
 
 static enum activation_keep kept_activations(const struct trainer_options *options)
@@ -42,6 +47,16 @@ static int check_options(const struct trainer_options *options, const struct mod
     if (options->dtype != DTYPE_F32 && options->dtype != DTYPE_BF16)
         return error_set(HONE_EINVAL, "training computes in float32 or bfloat16, not %s",
                          dtype_name(options->dtype));
+    if (options->optimizer.moments_dtype != DTYPE_F32 &&
+        options->optimizer.moments_dtype != DTYPE_BF16)
+        return error_set(HONE_EINVAL, "moments are kept in float32 or bfloat16, not %s",
+                         dtype_name(options->optimizer.moments_dtype));
+    if (options->optimizer.moments_dtype == DTYPE_BF16 &&
+        options->optimizer.beta2 > OPTIMIZER_BF16_BETA2_MAX)
+        return error_set(HONE_EINVAL,
+                         "beta2 %g with bfloat16 moments: the second moment would not move; use "
+                         "beta2 of at most %g, or float32 moments",
+                         options->optimizer.beta2, OPTIMIZER_BF16_BETA2_MAX);
     if (options->max_sequence_tokens < 2 || options->max_sequence_tokens > config->max_positions)
         return error_set(HONE_EINVAL,
                          "sequences of up to %d tokens are asked for; the model has %d positions",
@@ -81,8 +96,8 @@ int trainer_create(struct trainer **trainer, const struct trainer_options *optio
     t->master = memory_map(vector_bytes(t->parameters));
     memcpy(t->master, master, vector_bytes(t->parameters));
     if (training) {
-        t->moment1 = memory_map(vector_bytes(t->parameters));
-        t->moment2 = memory_map(vector_bytes(t->parameters));
+        t->moment1 = memory_map(moment_bytes(options, t->parameters));
+        t->moment2 = memory_map(moment_bytes(options, t->parameters));
         t->gradient = memory_map(vector_bytes(t->parameters));
     }
     model_set_flat(t->model, t->master);
@@ -97,10 +112,10 @@ void trainer_free(struct trainer *trainer)
 {
     if (trainer == NULL)
         return;
-    float *vectors[] = {trainer->master, trainer->moment1, trainer->moment2, trainer->gradient};
-    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
-        if (vectors[i] != NULL)
-            memory_unmap(vectors[i], vector_bytes(trainer->parameters));
+    memory_unmap(trainer->master, vector_bytes(trainer->parameters));
+    memory_unmap(trainer->gradient, vector_bytes(trainer->parameters));
+    memory_unmap(trainer->moment1, moment_bytes(&trainer->options, trainer->parameters));
+    memory_unmap(trainer->moment2, moment_bytes(&trainer->options, trainer->parameters));
     micro_batch_release(&trainer->micro);
     transformer_free(trainer->transformer);
     kv_cache_free(trainer->cache);
@@ -120,7 +135,8 @@ size_t trainer_plan(const struct trainer_options *options, const struct model_co
     } lines[] = {
         {"weights (compute dtype)", model_bytes(config, options->dtype, training)},
         {"master weights (fp32)", parameters * sizeof(float)},
-        {"optimizer moments (2 x fp32)", training ? 2 * parameters * sizeof(float) : 0},
+        {"optimizer moments (2)",
+         training ? 2 * moment_bytes(options, model_config_parameter_count(config)) : 0},
         {"gradient (fp32)", training ? parameters * sizeof(float) : 0},
         {"activations", transformer_bytes(config, options->dtype, rows, kept_activations(options))},
         {"key/value cache", kv_cache_bytes(config, options->dtype, micro_batch_kv_blocks(rows))},
@@ -222,7 +238,8 @@ static int accumulate(struct trainer *t, const struct train_batch *batch, loss_f
     return 0;
 }
 
-/* AdamW over each contiguous run of tensors that share a weight decay. */
+/* AdamW over each contiguous run of tensors that share a weight decay; the new weights reach the
+ * model in the same pass. */
 static void apply_adamw(struct trainer *t, const struct step_report *report)
 {
     const struct optimizer_options *options = &t->options.optimizer;
@@ -235,6 +252,9 @@ static void apply_adamw(struct trainer *t, const struct step_report *report)
         .bias_correction2 = (float)(1.0 - pow(options->beta2, (double)t->steps)),
         .gradient_scale = (float)report->clip_scale};
     int32_t tensors = model_tensor_count(t->model);
+    char *values = model_overwrite(t->model);
+    size_t value_bytes = dtype_bytes(t->options.dtype);
+    size_t moment_size = dtype_bytes(options->moments_dtype);
 
     for (int32_t i = 0; i < tensors;) {
         const struct model_tensor *head = model_tensor_at(t->model, i);
@@ -248,11 +268,17 @@ static void apply_adamw(struct trainer *t, const struct step_report *report)
             count += tensor->count;
         }
         adamw.weight_decay = decays ? (float)options->weight_decay : 0.0f;
-        t->compute.ops->adamw(t->compute.pool, count, &adamw, t->master + head->offset,
-                              t->moment1 + head->offset, t->moment2 + head->offset,
-                              t->gradient + head->offset);
+        size_t at = (size_t)head->offset;
+        struct adamw_vectors vectors = {.parameters = t->master + at,
+                                        .m = (char *)t->moment1 + at * moment_size,
+                                        .v = (char *)t->moment2 + at * moment_size,
+                                        .moments_dtype = options->moments_dtype,
+                                        .gradient = t->gradient + at,
+                                        .values = values + at * value_bytes,
+                                        .values_dtype = t->options.dtype};
+        t->compute.ops->adamw(t->compute.pool, count, &adamw, &vectors);
     }
-    model_set_flat(t->model, t->master);
+    model_finish(t->model);
 }
 
 int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_function loss,
@@ -354,6 +380,7 @@ int trainer_save(struct trainer *trainer, const char *directory, const char *bas
                                          .master = trainer->master,
                                          .moment1 = trainer->moment1,
                                          .moment2 = trainer->moment2,
+                                         .moments_dtype = trainer->options.optimizer.moments_dtype,
                                          .state = state};
     return checkpoint_write(directory, &content);
 }
@@ -376,8 +403,10 @@ int trainer_restore(struct trainer *trainer, const char *directory, struct check
     int rc = checkpoint_read_state(directory, state);
     if (rc < 0)
         return rc;
-    rc = checkpoint_read_optimizer(directory, &trainer->config, trainer->master, trainer->moment1,
-                                   trainer->moment2);
+    rc = checkpoint_read_optimizer(
+        directory, &trainer->config,
+        &(struct checkpoint_optimizer){trainer->master, trainer->moment1, trainer->moment2,
+                                       trainer->options.optimizer.moments_dtype});
     if (rc < 0)
         return rc;
 

@@ -18,6 +18,7 @@ struct trainer {
     struct kv_cache *cache;
     struct transformer *transformer;
     struct micro_batch micro;
+    struct packing packing;
     int64_t parameters;
     float *master;           /* [parameters] */
     void *moment1, *moment2; /* [parameters] in moments_dtype; NULL when logprobs_only */
@@ -91,8 +92,8 @@ int trainer_create(struct trainer **trainer, const struct trainer_options *optio
                             kept_activations(options));
     if (rc < 0)
         goto fail;
-    micro_batch_init(&t->micro, options->micro_batch_tokens, options->max_sequence_tokens,
-                     t->cache);
+    micro_batch_init(&t->micro, options->micro_batch_tokens, t->cache);
+    packing_init(&t->packing, options->micro_batch_tokens);
     t->master = memory_map(vector_bytes(t->parameters));
     memcpy(t->master, master, vector_bytes(t->parameters));
     if (training) {
@@ -117,6 +118,7 @@ void trainer_free(struct trainer *trainer)
     memory_unmap(trainer->moment1, moment_bytes(&trainer->options, trainer->parameters));
     memory_unmap(trainer->moment2, moment_bytes(&trainer->options, trainer->parameters));
     micro_batch_release(&trainer->micro);
+    packing_release(&trainer->packing);
     transformer_free(trainer->transformer);
     kv_cache_free(trainer->cache);
     model_free(trainer->model);
@@ -178,24 +180,31 @@ static double seconds_since(int64_t start_ns)
     return (double)(clock_now_ns(clock_system()) - start_ns) * 1e-9;
 }
 
-/* Lays out the next micro-batch and fills its streams; returns its number of sequences. */
-static int forward_micro_batch(struct trainer *t, const struct train_batch *batch, int32_t first)
+/* The batch in packed order, as losses see it. */
+static int pack_batch(struct trainer *t, const struct train_batch *batch,
+                      struct train_batch *packed)
+{
+    int rc = packing_plan(&t->packing, batch->sequences, batch->count);
+    *packed = *batch;
+    packed->sequences = t->packing.sequences;
+    return rc;
+}
+
+/* Lays out micro-batch `index` of the plan and fills its streams. */
+static void forward_micro_batch(struct trainer *t, const struct train_batch *packed, int32_t index)
 {
     struct micro_batch *micro = &t->micro;
-    int taken = packing_next(batch->sequences, batch->count, first, t->options.micro_batch_tokens);
-    if (taken < 0)
-        return taken;
+    int32_t first = index > 0 ? t->packing.ends[index - 1] : 0;
 
-    micro_batch_load(micro, batch, first, taken);
+    micro_batch_load(micro, packed, first, t->packing.ends[index] - first);
     if (micro->row_count > 0) {
         struct forward_rows rows = micro_batch_rows(micro);
         transformer_forward(t->transformer, &rows);
         transformer_logprob(t->transformer, micro->head_count, micro->head_rows, micro->targets,
-                            batch->temperature, micro->head_logprob,
-                            batch->need_entropy ? micro->head_entropy : NULL);
+                            packed->temperature, micro->head_logprob,
+                            packed->need_entropy ? micro->head_entropy : NULL);
     }
-    micro_batch_scatter(micro, batch);
-    return taken;
+    micro_batch_scatter(micro, packed);
 }
 
 static void backward_micro_batch(struct trainer *t, const struct train_batch *batch)
@@ -214,26 +223,27 @@ static void backward_micro_batch(struct trainer *t, const struct train_batch *ba
 static int accumulate(struct trainer *t, const struct train_batch *batch, loss_function loss,
                       void *context, struct step_report *report)
 {
-    memset(t->gradient, 0, vector_bytes(t->parameters));
-    for (int32_t first = 0; first < batch->count;) {
+    struct train_batch packed;
+    int rc = pack_batch(t, batch, &packed);
+    if (rc < 0)
+        return rc;
+    parallel_zero(t->compute.pool, t->gradient, vector_bytes(t->parameters));
+    for (int32_t i = 0; i < t->packing.micro_batch_count; i++) {
         int64_t start = clock_now_ns(clock_system());
-        int taken = forward_micro_batch(t, batch, first);
-        if (taken < 0)
-            return taken;
-        struct loss_streams streams = micro_batch_streams(&t->micro, batch);
-        int rc = loss(context, batch, &streams, &report->loss);
+        forward_micro_batch(t, &packed, i);
+        struct loss_streams streams = micro_batch_streams(&t->micro, &packed);
+        rc = loss(context, &packed, &streams, &report->loss);
         report->seconds_forward += seconds_since(start);
         if (rc < 0) {
             micro_batch_unload(&t->micro);
             return rc;
         }
         start = clock_now_ns(clock_system());
-        backward_micro_batch(t, batch);
+        backward_micro_batch(t, &packed);
         report->seconds_backward += seconds_since(start);
         report->tokens += t->micro.row_count;
         report->trained_tokens += t->micro.head_count;
         micro_batch_unload(&t->micro);
-        first += taken;
     }
     return 0;
 }
@@ -308,12 +318,12 @@ int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_
     return 0;
 }
 
-static void copy_streams(const struct micro_batch *micro, const struct train_batch *batch,
-                         float *const *logprob, float *const *entropy)
+static void copy_streams(const struct trainer *t, float *const *logprob, float *const *entropy)
 {
+    const struct micro_batch *micro = &t->micro;
     for (int32_t s = 0; s < micro->count; s++) {
-        int32_t index = micro->first + s;
-        size_t bytes = (size_t)batch->sequences[index].count * sizeof(float);
+        int32_t index = t->packing.order[micro->first + s];
+        size_t bytes = (size_t)t->packing.sequences[micro->first + s].count * sizeof(float);
         memcpy(logprob[index], micro->logprob_of[s], bytes);
         if (entropy != NULL)
             memcpy(entropy[index], micro->entropy_of[s], bytes);
@@ -329,13 +339,13 @@ int trainer_logprobs(struct trainer *trainer, const struct train_batch *batch,
     if (rc < 0)
         return rc;
 
-    for (int32_t first = 0; first < view.count;) {
-        int taken = forward_micro_batch(trainer, &view, first);
-        if (taken < 0)
-            return taken;
-        copy_streams(&trainer->micro, &view, logprob, entropy);
+    struct train_batch packed;
+    if ((rc = pack_batch(trainer, &view, &packed)) < 0)
+        return rc;
+    for (int32_t i = 0; i < trainer->packing.micro_batch_count; i++) {
+        forward_micro_batch(trainer, &packed, i);
+        copy_streams(trainer, logprob, entropy);
         micro_batch_unload(&trainer->micro);
-        first += taken;
     }
     return 0;
 }

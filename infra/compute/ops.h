@@ -69,6 +69,16 @@ static inline float softmax_token_logprob(const struct softmax_parts *parts, flo
     return (logit * parts->inverse_temperature - parts->max) - parts->log_sum;
 }
 
+/* What AdamW reads and writes of `count` parameters. */
+struct adamw_vectors {
+    float *parameters; /* fp32 masters */
+    void *m, *v;       /* moments in moments_dtype, fp32 or bf16 */
+    enum dtype moments_dtype;
+    const float *gradient;
+    void *values; /* gets the parameters rounded to values_dtype (fp32 or bf16); NULL: nothing */
+    enum dtype values_dtype;
+};
+
 struct backend_ops {
     const char *name; /* "scalar", "avx2", "avx512", "amx" */
 
@@ -170,9 +180,10 @@ struct backend_ops {
 
     /* ---- optimiser ---- */
     /* AdamW (Loshchilov & Hutter 2019), decoupled decay: p -= lr * (m^ / (sqrt(v^) + eps) + wd *
-     * p). */
+     * p). Arithmetic in fp32; bf16 moments are rounded to nearest when stored, and the step uses
+     * them before that. */
     void (*adamw)(struct parallel *pool, int64_t count, const struct adamw_options *options,
-                  float *parameters, float *m, float *v, const float *gradient);
+                  const struct adamw_vectors *vectors);
     /* Sum of squares in double: fixed chunks of 4096, 16 lanes within a chunk, chunks ascending. */
     double (*sum_squares)(struct parallel *pool, int64_t count, const float *x);
 };

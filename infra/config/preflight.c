@@ -80,9 +80,21 @@ static void check_model(const struct check *check)
         fail(check, "model.init.head_dim", "must be even");
 }
 
+static void check_optimizer(const struct check *check, const char *stage,
+                            const struct optimizer_settings *optimizer)
+{
+    char key[64];
+    snprintf(key, sizeof key, "%s.optimizer.beta2", stage);
+    if (optimizer->moments_dtype == RECIPE_BFLOAT16 && optimizer->beta2 > 0.99)
+        fail(check, key,
+             "%g with moments_dtype: bfloat16 leaves the second moment where it is; at most 0.99",
+             optimizer->beta2);
+}
+
 static void check_sft(const struct check *check)
 {
     const struct sft_settings *sft = &check->recipe->sft;
+    check_optimizer(check, "sft", &sft->optimizer);
     if (sft->data.path.count == 0)
         fail(check, "sft.data.path", "no data files given");
     if (sft->micro_batch_tokens < sft->max_length)
@@ -121,6 +133,7 @@ static void check_rl(const struct check *check)
 {
     const struct rl_settings *rl = &check->recipe->rl;
     int64_t longest = rl->max_prompt_tokens + rl->sampling.max_completion_tokens;
+    check_optimizer(check, "rl", &rl->optimizer);
     if (rl->data.path.count == 0)
         fail(check, "rl.data.path", "no data files given");
     if (rl->micro_batch_tokens < longest)
@@ -139,6 +152,7 @@ static void check_rl(const struct check *check)
 static void check_dpo(const struct check *check)
 {
     const struct dpo_settings *dpo = &check->recipe->dpo;
+    check_optimizer(check, "dpo", &dpo->optimizer);
     if (dpo->source == RECIPE_PAIRS_FILE && dpo->data.path.count == 0)
         fail(check, "dpo.data.path", "no data files given (or dpo.source: rl_log)");
     if (dpo->source == RECIPE_PAIRS_RL_LOG && dpo->data.path.count > 0)

@@ -75,6 +75,7 @@ struct optimizer_settings {
     double min_lr_ratio; /* the schedule ends at learning_rate x this */
     double weight_decay, beta1, beta2, epsilon;
     double max_grad_norm; /* 0: no clipping */
+    enum recipe_dtype moments_dtype;
 };
 
 /* The columns a stage has no use for cannot be set in its table and stay "". */

@@ -152,6 +152,8 @@ static const struct config_field dpo_data_fields[] = {DATA_FIELDS(FIELD_HIDDEN, 
               "Added to the root of the second moment"),                                           \
         FLOAT("max_grad_norm", optimizer_settings, max_grad_norm, "1", 0, 1e6, NULL,               \
               "Gradients of a larger norm are scaled down to it; 0 never clips"),                  \
+        ENUM("moments_dtype", optimizer_settings, moments_dtype, "float32", dtype_names,           \
+             "Number format of AdamW's moments; bfloat16 halves them, with beta2 at most 0.99"),   \
         END
 
 static const struct config_field sft_optimizer_fields[] = {
@@ -197,7 +199,7 @@ static const struct config_field sft_fields[] = {
     INT("batch_tokens", sft_settings, batch_tokens, "4096", 16, 1073741824, "tokens",
         "Tokens of one optimizer step"),
     INT("micro_batch_tokens", sft_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",
-        "Tokens of one forward and backward pass: sets memory, never the result"),
+        "Tokens of one forward and backward pass: memory, and the order in which gradients add up"),
     ACTIVATION_CHECKPOINTING(sft_settings),
     INT("max_length", sft_settings, max_length, "512", 8, TOKENS_MAX, "tokens",
         "Longest sequence; longer rows are cut and counted"),
@@ -258,7 +260,7 @@ static const struct config_field rl_fields[] = {
          "Leave groups out of the batch whose rewards are all equal: they teach nothing"),
     TABLE("optimizer", rl_settings, optimizer, rl_optimizer_fields, "AdamW of the RL stage."),
     INT("micro_batch_tokens", rl_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",
-        "Tokens of one forward and backward pass: sets memory, never the result"),
+        "Tokens of one forward and backward pass: memory, and the order in which gradients add up"),
     ACTIVATION_CHECKPOINTING(rl_settings),
     INT("checkpoint_steps", rl_settings, checkpoint_steps, "10", 1, STEPS_MAX, "steps",
         "Steps between checkpoints; batches are acknowledged when one is durable"),
@@ -322,7 +324,7 @@ static const struct config_field dpo_fields[] = {
     INT("batch_pairs", dpo_settings, batch_pairs, "16", 1, 1048576, "pairs",
         "Pairs of one optimizer step"),
     INT("micro_batch_tokens", dpo_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",
-        "Tokens of one forward and backward pass: sets memory, never the result"),
+        "Tokens of one forward and backward pass: memory, and the order in which gradients add up"),
     ACTIVATION_CHECKPOINTING(dpo_settings),
     INT("max_length", dpo_settings, max_length, "1024", 8, TOKENS_MAX, "tokens",
         "Longest prompt and answer together; longer pairs are dropped and counted"),

@@ -279,9 +279,8 @@ void model_finish(struct model *model)
     operand_pack(&model->head, model);
 }
 
-void model_set_flat(struct model *model, const float *flat)
+void *model_overwrite(struct model *model)
 {
-    cast_values(model, model->parameter_count, DTYPE_F32, flat, model->values);
     for (int32_t i = 0; i < model->config.layers; i++) {
         model->layers[i].qkv.stale = true;
         model->layers[i].output.stale = true;
@@ -289,6 +288,12 @@ void model_set_flat(struct model *model, const float *flat)
         model->layers[i].down.stale = true;
     }
     model->head.stale = true;
+    return model->values;
+}
+
+void model_set_flat(struct model *model, const float *flat)
+{
+    cast_values(model, model->parameter_count, DTYPE_F32, flat, model_overwrite(model));
     model_finish(model);
 }
 

@@ -47,6 +47,9 @@ int64_t model_parameter_count(const struct model *model);
 void model_set_tensor(struct model *model, int32_t index, enum dtype from, const void *values);
 /* Packs everything that changed since the last call. Call once after the tensors of a version. */
 void model_finish(struct model *model);
+/* For whoever makes a whole version in the compute dtype by itself (the optimiser): where its
+ * values [parameter_count] go, all of them, before model_finish. */
+void *model_overwrite(struct model *model);
 /* All tensors from a flat fp32 vector [parameter_count], then model_finish. */
 void model_set_flat(struct model *model, const float *flat);
 

@@ -274,7 +274,8 @@ static void norm(const struct span *span, int64_t weight, const float *x, void *
 static void carry_residual(const struct span *span, float *to, const float *from)
 {
     if (to != from)
-        memcpy(to, from, (size_t)(span->count * span->transformer->hidden) * sizeof(float));
+        parallel_copy(span->pool, to, from,
+                      (size_t)(span->count * span->transformer->hidden) * sizeof(float));
 }
 
 static void attention_forward(const struct span *span, int32_t layer_index)

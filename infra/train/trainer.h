@@ -5,11 +5,14 @@
  * so a loss is a host function from per-token streams to d_logprob (and d_entropy); one generic
  * operation does the vocabulary-sized work.
  *
- *  T1  One optimiser step's result does not depend on micro_batch_tokens beyond fp32 summation
- * order, and for a fixed recipe is the same bits every time (G7): sequences are packed in the order
- * given. T2  A loss must normalise by global counts (of the whole train_batch), never by a
+ *  T1  micro_batch_tokens decides which sequences share a micro-batch (packing.h) and so the order
+ * in which rows' gradients add up in fp32; nothing else of a step's result depends on it. Logprobs
+ *      do not. For a fixed recipe a step is the same bits every time (G7), on any number of
+ * threads. T2  A loss must normalise by global counts (of the whole train_batch), never by a
  * micro-batch's. T3  A step with a non-finite loss, gradient or norm is not applied; the report
- * says so. Owned by one thread. */
+ * says so.
+ *
+ * Owned by one thread. */
 #ifndef HONE_TRAIN_TRAINER_H
 #define HONE_TRAIN_TRAINER_H
 
@@ -38,10 +41,11 @@ struct train_batch {
     bool need_entropy;
 };
 
-/* What a loss sees of one micro-batch: sequences [first, first + count). logprob[s][i],
- * entropy[s][i] (entropy NULL unless asked) for sequence first + s; it writes d_logprob[s][i]
- * (zeroed before) and, when entropy was asked for, d_entropy[s][i], and adds to *loss. Returns 0 or
- * a negative code. */
+/* What a loss sees of one micro-batch: sequences [first, first + count) of `batch`, which holds the
+ * sequences in packed order (each one's `user` says whose it is). logprob[s][i], entropy[s][i]
+ * (entropy NULL unless asked) for sequence first + s; it writes d_logprob[s][i] (zeroed before)
+ * and, when entropy was asked for, d_entropy[s][i], and adds to *loss. Returns 0 or a negative
+ * code. */
 struct loss_streams {
     int32_t first, count;
     const float *const *logprob;

@@ -56,6 +56,7 @@ static void test_values(void **state)
         {"model.path=", "model.path: a checkpoint directory is needed"},
         {"model.init.method=random", "model.path: cannot be given together with model.init"},
         {"sft.data.path=[]", "sft.data.path: no data files given"},
+        {"sft.optimizer={moments_dtype: bfloat16, beta2: 0.999}", "sft.optimizer.beta2: 0.999"},
         {"sft.micro_batch_tokens=100", "sft.micro_batch_tokens: 100 is less than sft.max_length"},
         {"sft.batch_tokens=100", "sft.batch_tokens: 100 is less than sft.max_length (512)"},
         {"rl.data.path=[]", "rl.data.path: no data files given"},

@@ -348,6 +348,7 @@ static void restored_equals_uninterrupted(void **state)
     fixture_directory(directory, "trainer");
     for (int d = 0; d < 2; d++) {
         struct trainer_options options = fixture_options(dtypes[d], 100);
+        options.optimizer.moments_dtype = dtypes[d];
         options.optimizer.schedule = SCHEDULE_COSINE;
         options.optimizer.total_steps = 10;
         struct checkpoint_state saved = {.stage = "sft", .epoch = 2, .position = 7, .tokens = 99};
@@ -375,6 +376,11 @@ static void restored_equals_uninterrupted(void **state)
     struct trainer_options other = fixture_options(DTYPE_F32, 100);
     struct checkpoint_state restored;
     struct bench bench;
+    bench_open(&bench, &other, 1);
+    assert_int_equal(trainer_restore(bench.trainer, path, &restored), HONE_EINVAL);
+    assert_non_null(strstr(error_message(), "moments_dtype"));
+    bench_close(&bench);
+    other.optimizer.moments_dtype = DTYPE_BF16;
     bench_open(&bench, &other, 1);
     assert_int_equal(trainer_restore(bench.trainer, path, &restored), HONE_ECORRUPT);
     assert_non_null(strstr(error_message(), "compute dtype"));
@@ -454,6 +460,11 @@ static void bad_options_are_named(void **state)
     assert_int_equal(trainer_create(&trainer, &options, &config, master, &compute), HONE_EINVAL);
     options.max_sequence_tokens = 129;
     assert_int_equal(trainer_create(&trainer, &options, &config, master, &compute), HONE_EINVAL);
+    options = fixture_options(DTYPE_F32, 100);
+    options.optimizer.moments_dtype = DTYPE_BF16;
+    options.optimizer.beta2 = 0.995;
+    assert_int_equal(trainer_create(&trainer, &options, &config, master, &compute), HONE_EINVAL);
+    assert_non_null(strstr(error_message(), "beta2"));
     options = fixture_options(DTYPE_F16, 100);
     assert_int_equal(trainer_create(&trainer, &options, &config, master, &compute), HONE_EINVAL);
     assert_null(trainer);

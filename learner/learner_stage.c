@@ -24,6 +24,7 @@
 #define SERVING_TICKS     8 /* of the weight channel, between two micro-batches */
 #define HEARTBEAT_MS      1000
 #define HUB_SILENT_MS     3000
+#define IDLE_MS           10000 /* without a batch: what was said may have been lost on the way */
 #define HUB_GONE_MS       10000 /* after the last batch: the hub has finished without a word */
 #define STREAK_MAX        3     /* batches in a row that trip a guard */
 #define NAME_MAX_BYTES    128
@@ -554,7 +555,10 @@ static void greet(struct learner_stage *s)
         s->finished = true;
         return;
     }
-    if ((!s->welcomed || silent_ms > HUB_SILENT_MS) && now_ms - s->hello_ms > HUB_SILENT_MS)
+    bool silent = !s->welcomed || silent_ms > HUB_SILENT_MS;
+    bool idle = now_ms - s->waiting_since_ns / 1000000 > IDLE_MS;
+    int64_t greeted_ms = now_ms - s->hello_ms;
+    if ((silent && greeted_ms > HUB_SILENT_MS) || (idle && greeted_ms > IDLE_MS))
         send_hello(s, now_ms);
 }
 

@@ -7,6 +7,7 @@
 #include "actors/lease_list.h"
 #include "actors/weight_swap.h"
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/hash.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
@@ -184,6 +185,7 @@ static void send_parcels(struct actor_stage *s, int64_t now_ms)
         if (!send_trajectory(s, &parcel->trajectory))
             return;
         parcel->sent_ms = now_ms;
+        fault_point("trajectory.sent");
     }
 }
 
@@ -285,7 +287,10 @@ static void handle_lease(struct actor_stage *s, const Hone__Lease *message)
 
 static void handle_ack(struct actor_stage *s, const Hone__TrajectoryAck *ack)
 {
-    if (parcel_list_remove(&s->parcels, ack->id) && ack->has_refused && ack->refused)
+    bool refused = ack->has_refused && ack->refused;
+    if (!refused)
+        fault_note("acknowledged", ack->id);
+    if (parcel_list_remove(&s->parcels, ack->id) && refused)
         log_debug("trajectory %llu refused: %s", (unsigned long long)ack->id,
                   ack->reason ? ack->reason : "no reason given");
 }
@@ -350,6 +355,7 @@ static int receive_weights(struct actor_stage *s)
     rollout_engine_set_version(s->engine, s->version);
     log_debug("weights v%lld", (long long)s->version);
     want_weights(s, s->weights_endpoint);
+    fault_point("weights.swapped");
     return 0;
 }
 

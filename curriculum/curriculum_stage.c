@@ -11,6 +11,7 @@
 #include "curriculum/scoring.h"
 #include "curriculum/training.h"
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 
@@ -381,6 +382,8 @@ static int tick(struct curriculum_stage *hub, bool *busy)
         rc = work(hub, busy);
     else if (clock_now_ms(hub->clock) < hub->commit_retry_ms)
         return 0;
+    if (fault_breaks("ack.after_commit"))
+        outbox_flush(&hub->outbox, hub->server);
     if (rc == 0)
         rc = commit_or_wait(hub);
     if (rc < 0 || hub->commit_failures > 0)

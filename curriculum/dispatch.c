@@ -6,6 +6,7 @@
 #include "curriculum/hub_store.h"
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 #include "infra/wire/codec.h"
@@ -343,6 +344,7 @@ void dispatch_send(struct curriculum_stage *hub)
         struct lease *lease = &hub->leases.items[i];
         if (!lease->sent && peer_table_find(&hub->peers, lease->worker.identity) != NULL)
             lease->sent = send_lease(hub, lease);
+        fault_point("lease.sent");
     }
 }
 

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/file.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
@@ -26,8 +27,11 @@
 #define HUB_SILENT_MS     3000
 #define IDLE_MS           10000 /* without a batch: what was said may have been lost on the way */
 #define HUB_GONE_MS       10000 /* after the last batch: the hub has finished without a word */
-#define STREAK_MAX        3     /* batches in a row that trip a guard */
-#define NAME_MAX_BYTES    128
+/* Versions whose hash is remembered: more than the hub has batches out at once, so that a new hub
+ * hears of every version that the one before did not live to hear of. */
+#define RECENT_MAX     4
+#define STREAK_MAX     3 /* batches in a row that trip a guard */
+#define NAME_MAX_BYTES 128
 
 struct learner_stage {
     struct learner_options options;
@@ -38,9 +42,10 @@ struct learner_stage {
     struct weight_publisher *publisher;
     struct wire_client *hub;
 
-    struct checkpoint_state state;      /* of the weights in hand; state.batch is the version */
-    int64_t durable;                    /* last batch in a checkpoint */
-    int64_t told_trained, told_durable; /* what the hub was told since its Welcome */
+    struct checkpoint_state state;          /* of the weights in hand; state.batch is the version */
+    int64_t durable;                        /* last batch in a checkpoint */
+    char recent[RECENT_MAX][HASH_HEX_SIZE]; /* of version v at v % RECENT_MAX; "" not made here */
+    int64_t told_trained, told_durable;     /* what the hub was told since its Welcome */
     bool finished;
     int kl_streak, skip_streak;
 
@@ -122,6 +127,7 @@ static void note_hash(struct learner_stage *s)
     struct hash hash;
     model_hash(trainer_model(s->trainer), &hash);
     hash_hex(&hash, s->state.weights_hash);
+    hash_hex(&hash, s->recent[s->state.batch % RECENT_MAX]);
 }
 
 static int open_parts(struct learner_stage *s, const struct compute *compute,
@@ -233,9 +239,9 @@ static bool send_done(struct learner_stage *s, int64_t number, bool durable)
     done.durable = durable;
     done.has_policy_version = 1;
     done.policy_version = s->state.batch;
-    /* The hash names the version in hand; of an older batch's version it would be wrong. */
-    if (number == s->state.batch)
-        done.weights_hash = s->state.weights_hash;
+    char *hash = s->recent[number % RECENT_MAX];
+    if (number > s->state.batch - RECENT_MAX && hash[0] != '\0')
+        done.weights_hash = hash;
     envelope.batch_done = &done;
     return send_kind(s, HONE__KIND__KIND_BATCH_DONE, &envelope);
 }
@@ -450,8 +456,11 @@ static int train_batch(struct learner_stage *s, struct rl_batch *batch)
     s->state.batch = batch->number;
     s->state.tokens += result.tokens;
     note_hash(s);
+    fault_point("batch.trained");
     publish(s);
+    fault_point("weights.published");
     send_due(s);
+    fault_point("batch.answered");
     rc = write_metrics(s, batch, &result, &timing);
     if (rc == 0)
         rc = check_guards(s, &result);
@@ -501,7 +510,7 @@ static void handle_welcome(struct learner_stage *s, const Hone__Welcome *welcome
         log_info("joined run %s", welcome->run_id);
     s->welcomed = true;
     s->ready_due = true;
-    s->told_trained = s->state.batch;
+    s->told_trained = s->state.batch > RECENT_MAX ? s->state.batch - RECENT_MAX : 0;
     s->told_durable = s->durable;
 }
 

@@ -12,6 +12,7 @@
 
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/hash.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
@@ -179,6 +180,7 @@ static void send_result(struct scorer_stage *stage, struct work *work)
     envelope.score_result = &result;
     if (send_envelope(stage, &envelope))
         work->sent_ms = clock_now_ms(stage->clock);
+    fault_point("score.sent");
 }
 
 static struct work *find_work(struct scorer_stage *stage, uint64_t trajectory_id)

@@ -553,10 +553,15 @@ static void test_a_new_hub_is_told_everything(void **state)
     w.server = NULL;
     world_run(&w, 4000);
     int readies = w.readies;
+    memset(w.hashes, 0, sizeof w.hashes);
     open_hub(&w);
     until_ready(&w, readies + 1);
     assert_int_equal(w.ready_durable, 2);
     assert_int_equal(w.ready_version, trained);
+    /* Found by the kill driver: a version that the dead hub did not hear of had no hash. */
+    world_run(&w, 500);
+    assert_int_not_equal(w.hashes[trained][0], '\0');
+    assert_int_not_equal(w.hashes[trained - 1][0], '\0');
     w.generates = true;
     until_durable(&w, STEPS);
     world_close(&w);

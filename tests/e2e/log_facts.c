@@ -2,6 +2,8 @@
  *
  *   log_facts LOG                    a line per batch: its number, state, groups and weights hash
  *   log_facts LOG --acked JOURNAL    every trajectory noted in the journal as acknowledged is there
+ *   log_facts --open LOG             opens it for writing, as a hub that comes back does
+ *   log_facts --checkpoint DIRECTORY the step of the newest checkpoint that is whole; 0: none
  *   log_facts --write DIRECTORY      a writer: commits until it is killed, prints what is
  *                                    acknowledged
  *   log_facts --count DIRECTORY      how many of those commits a log has, none missing between */
@@ -9,8 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "infra/base/clock.h"
 #include "infra/base/error.h"
+#include "infra/base/file.h"
 #include "infra/base/log.h"
+#include "infra/model/checkpoint.h"
 #include "infra/store/run_log.h"
 #include "infra/wire/envelope.h"
 
@@ -83,6 +88,7 @@ static int write_for_ever(const char *directory)
             return fail();
         printf("%llu\n", (unsigned long long)n);
         fflush(stdout);
+        clock_sleep_ms(1); /* a disk that does not sync must not fill up */
     }
 }
 
@@ -113,10 +119,29 @@ static int count_records(const char *directory)
     return 0;
 }
 
+static int newest_checkpoint(const char *directory)
+{
+    char path[HONE_PATH_MAX];
+    int rc = checkpoint_newest(directory, path, sizeof path);
+    if (rc < 0 && rc != HONE_ENOENT)
+        return fail();
+    const char *dash = rc == 0 ? strrchr(path, '-') : NULL;
+    printf("%s\n", dash != NULL ? dash + 1 : "0");
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     struct run_log *log;
     log_set_level(LOG_LEVEL_ERROR);
+    if (argc == 3 && strcmp(argv[1], "--open") == 0) {
+        if (run_log_open(&log, argv[2], false) < 0)
+            return fail();
+        run_log_close(log);
+        return 0;
+    }
+    if (argc == 3 && strcmp(argv[1], "--checkpoint") == 0)
+        return newest_checkpoint(argv[2]);
     if (argc == 3 && strcmp(argv[1], "--write") == 0)
         return write_for_ever(argv[2]);
     if (argc == 3 && strcmp(argv[1], "--count") == 0)

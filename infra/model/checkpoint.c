@@ -9,6 +9,7 @@
 
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/file.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
@@ -403,10 +404,12 @@ int checkpoint_write(const char *directory, const struct checkpoint_content *con
         goto fail;
     /* A step trained again after a resume replaces its directory; it is never without a whole copy.
      */
+    fault_point("checkpoint.before_rename");
     if (file_exists(directory) && (rc = file_rename_synced(directory, previous)) < 0)
         goto fail;
     if ((rc = file_rename_synced(temporary, directory)) < 0)
         goto fail;
+    fault_point("checkpoint.after_rename");
     return file_remove_tree(previous);
 fail:
     return error_prefix("checkpoint %s", directory);

@@ -30,7 +30,6 @@
 #define POLL_MAX             256
 #define FRAMES_MAX           4 /* routing id, name, envelope, payload */
 #define ROUTING_BYTES        5 /* of an id that the server's own socket made: 0 and a number */
-#define ROLES_ALL            UINT32_MAX
 
 struct wire_context {
     void *zmq;
@@ -173,7 +172,8 @@ static int arm_server(struct link *link, const struct endpoint *endpoint)
         if (rc < 0)
             return rc;
     }
-    HONE_ASSERT(is_tcp || !strstr(link->endpoint, "tcp://")); /* a domain cannot be unset */
+    if (!is_tcp && strstr(link->endpoint, "tcp://")) /* a ZAP domain cannot be unset */
+        return error_set(HONE_EINVAL, "%s: tcp comes last in a list", endpoint->address);
     set_option(link->socket, ZMQ_IPV6, endpoint->is_ipv6);
     if (!is_tcp)
         return 0;
@@ -201,9 +201,8 @@ static int note_endpoint(struct link *link, const struct endpoint *endpoint)
                      link->endpoint, last, ENDPOINT_MAX - 1);
 }
 
-int wire_server_listen(struct wire_server *server, const char *text)
+static int listen_at(struct link *link, const char *text)
 {
-    struct link *link = &server->link;
     struct endpoint endpoint;
     int rc = endpoint_parse(&endpoint, text);
     if (rc == 0)
@@ -231,24 +230,37 @@ int wire_server_listen(struct wire_server *server, const char *text)
     return error_set(HONE_EIO, "bind %s: %s", endpoint.address, zmq_strerror(errno));
 }
 
+/* Whom a process serves over tcp follows from what it is (W6). */
+static uint32_t served_roles(const struct wire_context *context)
+{
+    if (context->keys.own.role == HONE__ROLE__ROLE_CURRICULUM)
+        return UINT32_MAX;
+    return UINT32_C(1) << HONE__ROLE__ROLE_ACTOR;
+}
+
 int wire_server_create(struct wire_server **server, struct wire_context *context,
-                       const char *endpoint)
+                       const char *endpoints)
 {
     struct wire_server *made = MEMORY_NEW(struct wire_server);
+    char one[ENDPOINT_MAX + 1];
+    size_t length;
     made->peers = peers_create();
-    made->roles = ROLES_ALL;
+    made->roles = served_roles(context);
     *server = NULL;
     int rc = link_open(&made->link, context, ZMQ_ROUTER);
-    if (rc < 0)
-        goto out;
-    set_option(made->link.socket, ZMQ_ROUTER_MANDATORY, 1);
-    rc = wire_server_listen(made, endpoint);
-    if (rc < 0)
-        goto out;
-    *server = made;
-    made = NULL;
-out:
-    wire_server_destroy(made);
+    if (rc == 0)
+        set_option(made->link.socket, ZMQ_ROUTER_MANDATORY, 1);
+    do { /* an empty list is an endpoint that does not parse */
+        length = strcspn(endpoints, " ");
+        snprintf(one, sizeof one, "%.*s", (int)length, endpoints);
+        if (rc == 0)
+            rc = listen_at(&made->link, one);
+        endpoints += length + strspn(endpoints + length, " ");
+    } while (*endpoints);
+    if (rc == 0)
+        *server = made;
+    else
+        wire_server_destroy(made);
     return rc;
 }
 
@@ -259,11 +271,6 @@ void wire_server_destroy(struct wire_server *server)
     link_close(&server->link);
     peers_destroy(server->peers);
     memory_free(server);
-}
-
-void wire_server_serve_only(struct wire_server *server, Hone__Role role)
-{
-    server->roles = UINT32_C(1) << role;
 }
 
 const char *wire_server_endpoint(const struct wire_server *server)

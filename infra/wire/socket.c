@@ -57,6 +57,8 @@ struct wire_server {
 struct wire_client {
     struct link link;
     char name[WIRE_IDENTITY_MAX];
+    void *monitor;      /* events of a tcp connection; NULL otherwise */
+    uint64_t failures;  /* handshakes that failed */
     bool wants_to_send; /* a send failed: wire_poll also wakes when there is room or a connection */
 };
 
@@ -278,6 +280,43 @@ const char *wire_server_endpoint(const struct wire_server *server)
     return server->link.endpoint;
 }
 
+/* libzmq tries again for ever and says nothing: its events are where a wrong key shows. */
+static int watch_handshakes(struct wire_client *client)
+{
+    struct link *link = &client->link;
+    char name[64];
+    snprintf(name, sizeof name, "inproc://dial-%p", (void *)client);
+    int events = ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
+                 ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL;
+    client->monitor = zmq_socket(link->context->zmq, ZMQ_PAIR);
+    if (!client->monitor || zmq_socket_monitor(link->socket, name, events) != 0 ||
+        zmq_connect(client->monitor, name) != 0)
+        return error_set(HONE_EIO, "events of %s: %s", link->endpoint, zmq_strerror(errno));
+    set_option(client->monitor, ZMQ_LINGER, 0);
+    return 0;
+}
+
+static void tell_failures(struct wire_client *client)
+{
+    struct {
+        uint16_t event;
+        uint32_t value;
+    } __attribute__((packed)) told;
+    char address[ENDPOINT_MAX];
+    while (client->monitor && zmq_recv(client->monitor, &told, sizeof told, ZMQ_DONTWAIT) >= 0) {
+        (void)zmq_recv(client->monitor, address, sizeof address, 0);
+        bool is_refused = told.event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+        client->failures++;
+        if ((client->failures & (client->failures - 1)) == 0)
+            log_warn("%s: no connection for %s (%llu tries): %s", client->link.endpoint,
+                     client->name, (unsigned long long)client->failures,
+                     is_refused
+                         ? "its key is not on the allow-list there"
+                         : "the handshake failed; is that a hone that listens on tcp, and is the "
+                           "public key by which it is known here its own?");
+    }
+}
+
 static int dial(struct wire_client *client, const struct endpoint *endpoint)
 {
     struct link *link = &client->link;
@@ -292,6 +331,9 @@ static int dial(struct wire_client *client, const struct endpoint *endpoint)
         set_key(link->socket, ZMQ_CURVE_PUBLICKEY, keys->own.public_key);
         set_key(link->socket, ZMQ_CURVE_SECRETKEY, keys->own.secret_key);
         set_option(link->socket, ZMQ_IPV6, 1);
+        int rc = watch_handshakes(client);
+        if (rc < 0)
+            return rc;
     }
     if (endpoint->is_wildcard)
         return error_set(HONE_EINVAL, "%s is no address to dial", endpoint->address);
@@ -328,6 +370,8 @@ void wire_client_destroy(struct wire_client *client)
     if (!client)
         return;
     link_close(&client->link);
+    if (client->monitor)
+        zmq_close(client->monitor);
     memory_free(client);
 }
 
@@ -550,6 +594,7 @@ int wire_client_receive(struct wire_client *client, struct wire_message *message
 {
     struct frames frames;
     memset(message, 0, sizeof *message);
+    tell_failures(client);
     for (int i = 0; i < IGNORED_PER_CALL; i++) {
         int rc = frames_receive(&client->link, &frames);
         if (rc <= 0)

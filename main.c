@@ -227,7 +227,7 @@ const struct command hone_commands[] = {
      "was "
      "trained first; the first that has not is named and the exit status is not 0.",
      replay_options, 1, 1, command_replay},
-    {"bench", "gemm|decode|train", "time the engine against this machine's limits", NULL,
+    {"bench", "gemm|decode|train|wire", "time the engine against this machine's limits", NULL,
      bench_options, 1, 1, command_bench},
     {"doctor", "", "what this machine can do", NULL, NULL, 0, 0, command_doctor},
     {"keys", "DIR", "make and revoke the keys of a run on several machines",

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A run whose actors and scorer join over tcp with keys: what is refused, strangers beside it, a joined actor that is
-# killed, the result, and no secret anywhere but in key files.
+# killed, the result; a run whose learner joins; and no secret anywhere but in key files.
 set -eu
 . "$(dirname "$0")/support.sh"
 small_data
@@ -94,8 +94,20 @@ if grep -q "actor-stranger joins" run/logs/*.log; then
 fi
 expect "the hub logged the stranger" grep -q "refused a connection from 127.0.0.1" run/logs/curriculum.log
 expect "no worker process of the run itself" test ! -e run/logs/actor-0.log
+# A learner that joins, on a file system that it shares with the run; the run's own actor reaches it over tcp.
+# shellcheck disable=SC2086
+timeout 200 "$hone" learner --join $hub --keys keys recipe.yaml output_dir="$scratch/run2" $short wire.weights=$weights wire.keys=keys \
+    >learner.txt 2>&1 &
+# shellcheck disable=SC2086
+timeout 200 "$hone" run recipe.yaml output_dir="$scratch/run2" $short wire.hub=$hub wire.keys=keys pools.learner.remote=true \
+    >table2.txt 2>log2.txt || { tail -n 20 log2.txt learner.txt run2/logs/*.log >&2; fail "hone run with a joined learner"; }
+wait || true
+expect "the joined learner trained" test "$(metric run2/metrics/rl.jsonl step | tail -n 1)" = 8
+expect "audit of the second run" "$hone" audit run2
+expect "no learner of the run itself" test ! -e run2/logs/learner.log
+
 for secret in $(sed -n 's/^secret //p' keys/*.key); do
-    if grep -rlF -e "$secret" run ./*.txt elsewhere 2>/dev/null; then
+    if grep -rlF -e "$secret" run run2 ./*.txt elsewhere 2>/dev/null; then
         fail "a secret is in the files above"
     fi
 done

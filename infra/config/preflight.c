@@ -179,6 +179,26 @@ static void check_eval(const struct check *check)
              (long long)eval->samples);
 }
 
+static void check_wire(const struct check *check)
+{
+    const struct wire_settings *wire = &check->recipe->wire;
+    const struct pools_settings *pools = &check->recipe->pools;
+    const char *const keys[] = {"wire.hub", "wire.weights"};
+    const char *const values[] = {wire->hub, wire->weights};
+    for (int i = 0; i < 2; i++) {
+        if (*values[i] != '\0' && !text_starts_with(values[i], "tcp://"))
+            fail(check, keys[i], "expected tcp://ADDRESS:PORT, got '%.80s'", values[i]);
+        if (*values[i] != '\0' && *wire->keys == '\0')
+            fail(check, keys[i], "tcp is not opened without wire.keys: `hone keys DIR` makes them");
+    }
+    if (text_starts_with(wire->weights, "tcp://*") ||
+        text_starts_with(wire->weights, "tcp://0.0.0.0"))
+        fail(check, "wire.weights", "workers dial it as it is written: name one address");
+    if ((pools->learner.remote || pools->actors.remote || pools->scorers.remote) &&
+        *wire->hub == '\0')
+        fail(check, "wire.hub", "workers that join need an endpoint to join at");
+}
+
 /* Evaluation happens when there is something to evaluate on. */
 static bool has_eval(const struct recipe *recipe)
 {
@@ -210,6 +230,7 @@ void preflight_values(const struct recipe *recipe, struct problems *problems)
     if (has_eval(recipe))
         check_eval(&check);
     check_warmup(&check);
+    check_wire(&check);
 }
 
 static void check_directory(const struct check *check, const char *key, const char *path,
@@ -258,6 +279,8 @@ void preflight_check(const struct recipe *recipe, struct problems *problems)
     else
         check_directory(&check, "model.init.tokenizer", recipe->model.init.tokenizer,
                         tokenizer_files);
+    static const char *const key_files[] = {"hub.public", NULL};
+    check_directory(&check, "wire.keys", recipe->wire.keys, key_files);
     if (recipe_has_stage(recipe, "sft"))
         check_data_files(&check, "sft", &recipe->sft.data);
     if (recipe_has_stage(recipe, "rl"))

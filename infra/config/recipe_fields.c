@@ -90,6 +90,8 @@ static const struct config_field model_fields[] = {
             "Worker processes; 0 derives"),                                                        \
         INT("threads", pool_settings, threads, "0", 0, 1024, "threads",                            \
             "Threads of each worker; 0 derives from its devices"),                                 \
+        BOOL("remote", pool_settings, remote, "false",                                             \
+             "The workers join by themselves (hone actor --join); hone run starts none"),          \
         END
 
 static const struct config_field learner_fields[] = {POOL_FIELDS("1")};
@@ -99,6 +101,13 @@ static const struct config_field pools_fields[] = {
     TABLE("learner", pools_settings, learner, learner_fields, "Where the learner trains."),
     TABLE("actors", pools_settings, actors, worker_fields, "Where rollouts are generated."),
     TABLE("scorers", pools_settings, scorers, worker_fields, "Where rewards are computed."), END};
+
+static const struct config_field wire_fields[] = {
+    STRING("hub", wire_settings, hub, NULL, 0,
+           "Where the hub also listens, for workers on other machines: tcp://ADDRESS:PORT"),
+    STRING("weights", wire_settings, weights, NULL, 0,
+           "Where the learner also serves weights to them: tcp://ADDRESS:PORT, as they dial it"),
+    PATH("keys", wire_settings, keys, "Directory of keys (hone keys); tcp needs it"), END};
 
 /* Columns that only some stages read are hidden in the others' tables. */
 #define DATA_FIELDS(text_bits, truth_bits, pair_bits)                                              \
@@ -373,6 +382,12 @@ const struct config_field recipe_fields[] = {
      AT(recipe, pools),
      .table = pools_fields,
      .help = "Which devices do what. Never changes the result.",
+     .flags = FIELD_UNHASHED},
+    {.name = "wire",
+     .type = FIELD_TABLE,
+     AT(recipe, wire),
+     .table = wire_fields,
+     .help = "How workers on other machines reach the run. Never changes the result.",
      .flags = FIELD_UNHASHED},
     TABLE("sft", recipe, sft, sft_fields, "Supervised fine-tuning."),
     TABLE("rl", recipe, rl, rl_fields, "Online reinforcement learning (GRPO family)."),

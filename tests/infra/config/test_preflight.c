@@ -78,6 +78,15 @@ static void test_values(void **state)
         {"eval={data: {path: e}, samples: 4, sampling: {temperature: 0}}",
          "eval.samples: greedy decoding gives the same answer 4 times"},
         {"eval={enabled: false, data: {path: e}, k: 2}", NULL},
+        {"wire={hub: \"tcp://10.0.0.1:5\", weights: \"tcp://10.0.0.1:6\", keys: k}", NULL},
+        {"wire={hub: \"tcp://*:5\", keys: k}", NULL},
+        {"wire.keys=k", NULL},
+        {"wire.hub=tcp://127.0.0.1:5", "wire.hub: tcp is not opened without wire.keys"},
+        {"wire.weights=tcp://127.0.0.1:5", "wire.weights: tcp is not opened without wire.keys"},
+        {"wire={hub: \"10.0.0.1:5\", keys: k}", "wire.hub: expected tcp://ADDRESS:PORT"},
+        {"wire={weights: \"tcp://*:5\", keys: k}", "wire.weights: workers dial it"},
+        {"pools.actors.remote=true", "wire.hub: workers that join need an endpoint"},
+        {"pools.learner={remote: true}", "wire.hub: workers that join need an endpoint"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct recipe recipe;

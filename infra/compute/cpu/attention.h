@@ -485,6 +485,7 @@ static inline void attention_tile(const struct attention_job *job, int32_t kv_he
     const struct query_tile *tile = &state->tile;
     const struct attention_row *last = &job->table[tile->row + tile->rows - 1];
     int64_t head_dim = kv->head_dim, width = whole_vectors(head_dim), count = tile_count(tile);
+    int64_t block_bytes = head_dim * ATTENTION_BLOCK_TOKENS * (kv->dtype == DTYPE_BF16 ? 2 : 4);
     struct vec scale = vec_set1(1.0f / sqrtf((float)head_dim));
     load_queries(kv->dtype, tile, job->q, job->ldq, head_dim, state->q);
     memset(state->out, 0, (size_t)(count * width) * sizeof(float));
@@ -494,9 +495,13 @@ static inline void attention_tile(const struct attention_job *job, int32_t kv_he
     }
     for (int32_t key = 0; key < last->key_count; key += ATTENTION_BLOCK_TOKENS) {
         int64_t from = first_query(tile, key);
+        const int32_t *blocks = last->blocks + key / ATTENTION_BLOCK_TOKENS;
+        if (key + ATTENTION_BLOCK_TOKENS < last->key_count) {
+            struct block_place next = block_place(kv, blocks[1], kv_head);
+            block_prefetch(&next, 0, block_bytes);
+        }
         struct attention_block block =
-            view_block(kv, kv->dtype, last->blocks[key / ATTENTION_BLOCK_TOKENS], kv_head,
-                       count - from, &state->stage);
+            view_block(kv, kv->dtype, blocks[0], kv_head, count - from, &state->stage);
         tile_scores(&block, state->q, head_dim, from, count, state->scores);
         tile_softmax(state, from, key, scale);
         tile_values(state, &block, from, key, width);

@@ -87,6 +87,19 @@ static int restore_newest(struct learner_stage *s)
     return 0;
 }
 
+/* The trained model and its reference, before either is allocated. */
+static int check_memory(const struct learner_stage *s, const struct model_config *config)
+{
+    struct trainer_options options = s->options.trainer;
+    struct memory_plan plan = {0};
+    options.logprobs_only = false;
+    trainer_plan(&options, config, "learner", &plan);
+    options.logprobs_only = true;
+    if (s->options.reference_directory)
+        trainer_plan(&options, config, "reference", &plan);
+    return memory_plan_check(&plan, "learner", memory_plan_free_bytes());
+}
+
 static int create_trainer(struct learner_stage *s, const char *directory, bool reference,
                           const struct compute *compute, struct trainer **trainer)
 {
@@ -100,6 +113,8 @@ static int create_trainer(struct learner_stage *s, const char *directory, bool r
                          s->options.model_directory);
     s->config = reference ? s->config : config;
     options.logprobs_only = reference;
+    if (!reference && (rc = check_memory(s, &config)) < 0)
+        return rc;
     float *flat = MEMORY_ARRAY(float, model_config_parameter_count(&config));
     rc = model_read_flat(&config, directory, flat);
     if (rc == 0)

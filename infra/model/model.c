@@ -307,6 +307,14 @@ void model_hash(const struct model *model, struct hash *hash)
     hash_sha256(model->values, model->values_bytes, hash);
 }
 
+size_t model_rope_bytes(const struct model_config *config, int32_t cache_blocks)
+{
+    int64_t positions = (int64_t)cache_blocks * ATTENTION_BLOCK_TOKENS;
+    if (positions > config->max_positions)
+        positions = config->max_positions;
+    return (size_t)positions * (size_t)config->head_dim * sizeof(float);
+}
+
 void model_reserve_positions(struct model *model, int32_t count)
 {
     size_t head_dim = (size_t)model->config.head_dim;

@@ -32,9 +32,10 @@ struct model;
 int model_create(struct model **model, const struct model_config *config, enum dtype dtype,
                  bool trainable, const struct compute *compute);
 void model_free(struct model *model);
-/* Bytes model_create allocates for weights and packed operands: for the memory plan. (The rotary
- * table grows with the longest cache: head_dim * 4 bytes a position.) */
+/* Bytes model_create allocates for weights and packed operands: for the memory plan. */
 size_t model_bytes(const struct model_config *config, enum dtype dtype, bool trainable);
+/* Bytes of the rotary table once a transformer with a cache of that many blocks exists. */
+size_t model_rope_bytes(const struct model_config *config, int32_t cache_blocks);
 
 const struct model_config *model_config_of(const struct model *model);
 enum dtype model_dtype(const struct model *model);

@@ -125,34 +125,24 @@ void trainer_free(struct trainer *trainer)
     memory_free(trainer);
 }
 
-size_t trainer_plan(const struct trainer_options *options, const struct model_config *config,
-                    struct text *table)
+void trainer_plan(const struct trainer_options *options, const struct model_config *config,
+                  const char *owner, struct memory_plan *plan)
 {
     bool training = !options->logprobs_only;
-    size_t parameters = (size_t)model_config_parameter_count(config);
-    int32_t rows = options->micro_batch_tokens;
-    struct {
-        const char *what;
-        size_t bytes;
-    } lines[] = {
-        {"weights (compute dtype)", model_bytes(config, options->dtype, training)},
-        {"master weights (fp32)", parameters * sizeof(float)},
-        {"optimizer moments (2)",
-         training ? 2 * moment_bytes(options, model_config_parameter_count(config)) : 0},
-        {"gradient (fp32)", training ? parameters * sizeof(float) : 0},
-        {"activations", transformer_bytes(config, options->dtype, rows, kept_activations(options))},
-        {"key/value cache", kv_cache_bytes(config, options->dtype, micro_batch_kv_blocks(rows))},
-        {"token streams", micro_batch_bytes(rows)}};
-    size_t total = 0;
+    int64_t parameters = model_config_parameter_count(config);
+    int32_t rows = options->micro_batch_tokens, blocks = micro_batch_kv_blocks(rows);
 
-    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
-        total += lines[i].bytes;
-        if (table != NULL)
-            text_printf(table, "  %-30s %10.1f MB\n", lines[i].what, (double)lines[i].bytes / 1e6);
-    }
-    if (table != NULL)
-        text_printf(table, "  %-30s %10.1f MB\n", "total", (double)total / 1e6);
-    return total;
+    memory_plan_add(plan, owner, "weights (compute dtype)",
+                    model_bytes(config, options->dtype, training));
+    memory_plan_add(plan, owner, "master weights (fp32)", vector_bytes(parameters));
+    memory_plan_add(plan, owner, "optimizer moments (2)",
+                    training ? 2 * moment_bytes(options, parameters) : 0);
+    memory_plan_add(plan, owner, "gradient (fp32)", training ? vector_bytes(parameters) : 0);
+    memory_plan_add(plan, owner, "activations",
+                    transformer_bytes(config, options->dtype, rows, kept_activations(options)));
+    memory_plan_add(plan, owner, "key/value cache", kv_cache_bytes(config, options->dtype, blocks));
+    memory_plan_add(plan, owner, "rotary table", model_rope_bytes(config, blocks));
+    memory_plan_add(plan, owner, "token streams", micro_batch_bytes(rows));
 }
 
 static int check_batch(const struct trainer *t, const struct train_batch *batch)

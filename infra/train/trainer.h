@@ -19,9 +19,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "infra/base/text.h"
 #include "infra/model/checkpoint.h"
 #include "infra/model/transformer.h"
+#include "infra/train/memory_plan.h"
 #include "infra/train/optimizer.h"
 
 /* One sequence. Streams are indexed like tokens: entry i belongs to token i given tokens before it;
@@ -83,10 +83,10 @@ int trainer_create(struct trainer **trainer, const struct trainer_options *optio
                    const struct model_config *config, const float *master,
                    const struct compute *compute);
 void trainer_free(struct trainer *trainer);
-/* Bytes trainer_create would allocate, by class, as printed lines: weights, master, moments,
- * gradient, activations, KV. Returns the total. */
-size_t trainer_plan(const struct trainer_options *options, const struct model_config *config,
-                    struct text *table);
+/* Adds what trainer_create would allocate, by class: weights, master, moments, gradient,
+ * activations, KV. */
+void trainer_plan(const struct trainer_options *options, const struct model_config *config,
+                  const char *owner, struct memory_plan *plan);
 
 /* Forward, loss, backward over micro-batches, then clip and AdamW. A batch without a trained token
  * is a step with gradient 0. On an error nothing is applied and the step does not count. */

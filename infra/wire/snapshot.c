@@ -237,9 +237,8 @@ int slot_notice_read(const Hone__WeightsSlot *message, struct snapshot *snapshot
         snapshot_release(snapshot);
         return error_prefix("shared weights v%lld", (long long)message->version);
     }
-    *place = (struct weight_place){.pid = message->pid,
-                                   .fd = message->fd,
-                                   .bytes = (size_t)message->image_bytes};
+    *place = (struct weight_place){
+        .pid = message->pid, .fd = message->fd, .bytes = (size_t)message->image_bytes};
     memcpy(place->nonce, message->nonce.data, sizeof place->nonce);
     snapshot->image_bytes = place->bytes;
     return 0;

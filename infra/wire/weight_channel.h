@@ -38,8 +38,8 @@ enum weight_transport {
 struct weight_options {
     enum weight_transport transport;
     bool delta;
-    int fanout;          /* receivers served with chunks before others are sent to a relay; 0: all */
-    int64_t deadline_ms; /* without progress before a fetch starts again */
+    int fanout; /* receivers served with chunks before others are sent to a relay; 0: all */
+    int64_t deadline_ms;        /* without progress before a fetch starts again */
     const char *relay_endpoint; /* receivers: where this one serves others; NULL: it does not */
 };
 
@@ -83,11 +83,11 @@ void snapshot_hash(const struct snapshot *snapshot, char hex[HASH_HEX_SIZE]);
 /* What became of the newest version. */
 struct weight_publish_report {
     int64_t version;
-    double publish_ms;   /* until every waiting receiver was told and its checksums were there */
-    size_t bytes;        /* of the whole data */
-    size_t delta_bytes;  /* 0: none was made */
-    double delta_ratio;  /* delta_bytes / bytes */
-    double changed;      /* share of values that differ; 0 when no delta was made */
+    double publish_ms;  /* until every waiting receiver was told and its checksums were there */
+    size_t bytes;       /* of the whole data */
+    size_t delta_bytes; /* 0: none was made */
+    double delta_ratio; /* delta_bytes / bytes */
+    double changed;     /* share of values that differ; 0 when no delta was made */
 };
 
 struct weight_publisher;

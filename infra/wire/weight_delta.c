@@ -240,8 +240,8 @@ static bool get_varint(struct reader *reader, uint64_t *value)
     return false;
 }
 
-static int apply_tensor(unsigned char *values, const struct snapshot_tensor *tensor,
-                        uint64_t count, struct reader *gaps, const unsigned char *planes)
+static int apply_tensor(unsigned char *values, const struct snapshot_tensor *tensor, uint64_t count,
+                        struct reader *gaps, const unsigned char *planes)
 {
     size_t width = dtype_bytes(tensor->dtype), next = 0, total = tensor->bytes / width;
     for (uint64_t k = 0; k < count; k++) {
@@ -293,10 +293,10 @@ static int apply_raw(struct snapshot *snapshot, const unsigned char *raw, size_t
     return 0;
 }
 
-int weight_delta_apply(struct snapshot *snapshot, const void *data, size_t bytes,
-                       size_t raw_bytes)
+int weight_delta_apply(struct snapshot *snapshot, const void *data, size_t bytes, size_t raw_bytes)
 {
-    if (!is_narrow(snapshot) || raw_bytes < HEADER_BYTES || raw_bytes > weight_delta_raw_max(snapshot))
+    if (!is_narrow(snapshot) || raw_bytes < HEADER_BYTES ||
+        raw_bytes > weight_delta_raw_max(snapshot))
         return error_set(HONE_EFORMAT, "a delta of %zu bytes", raw_bytes);
     unsigned char *raw = memory_alloc(raw_bytes, 1);
     size_t length = ZSTD_decompress(raw, raw_bytes, data, bytes);

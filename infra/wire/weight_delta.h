@@ -1,6 +1,7 @@
 /* A version as what differs from the one before it, without loss.
  *
- * Before compression (varints are LEB128, 7 bits a byte, at most 10 bytes; sizes are little-endian):
+ * Before compression (varints are LEB128, 7 bits a byte, at most 10 bytes; sizes are
+ * little-endian):
  *
  *     uint64 head_bytes, gap_bytes, plane_bytes
  *     head    per tensor that differs: varint tensors passed over, varint changes
@@ -32,7 +33,6 @@ int weight_delta_encode(const unsigned char *from, const struct snapshot *to, si
                         struct weight_delta *delta);
 /* snapshot->data holds the version before and becomes the next one. HONE_EFORMAT; what data holds
  * is undefined then. Its checksums are the caller's to compare. */
-int weight_delta_apply(struct snapshot *snapshot, const void *data, size_t bytes,
-                       size_t raw_bytes);
+int weight_delta_apply(struct snapshot *snapshot, const void *data, size_t bytes, size_t raw_bytes);
 
 #endif

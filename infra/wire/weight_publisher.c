@@ -33,11 +33,11 @@ struct receiver_state {
     int64_t have_version;
     uint64_t host;
     bool delta;
-    bool waiting;            /* for anything newer than have_version */
-    bool told_slot;          /* of the newest version; its checksums follow */
-    bool gave_way;           /* its last transfer was given up for a newer version */
-    int64_t version;         /* of the range; -1 = no range */
-    int64_t delta_from;      /* of the range; -1: the data itself */
+    bool waiting;       /* for anything newer than have_version */
+    bool told_slot;     /* of the newest version; its checksums follow */
+    bool gave_way;      /* its last transfer was given up for a newer version */
+    int64_t version;    /* of the range; -1 = no range */
+    int64_t delta_from; /* of the range; -1: the data itself */
     size_t next, limit;
     int64_t heard_ms;
     char relay[ENDPOINT_MAX]; /* where it serves have_version; "": it does not */
@@ -373,8 +373,7 @@ void weight_publisher_publish(struct weight_publisher *publisher, struct snapsho
     if (newest->snapshot.image)
         slot_notice_build(&newest->notice, &newest->snapshot);
     tell_everybody(publisher);
-    publisher->report.publish_ms =
-        (double)(clock_now_ns(publisher->clock) - start_ns) * 1e-6;
+    publisher->report.publish_ms = (double)(clock_now_ns(publisher->clock) - start_ns) * 1e-6;
 }
 
 void weight_publisher_forget(struct weight_publisher *publisher)
@@ -386,15 +385,15 @@ void weight_publisher_forget(struct weight_publisher *publisher)
 void weight_publisher_lend(struct weight_publisher *publisher, const struct snapshot *snapshot)
 {
     HONE_ASSERT(snapshot->summed && snapshot->data);
-    struct snapshot lent = {
-        .version = snapshot->version,
-        .tensor_count = snapshot->tensor_count,
-        .tensors = memory_dup(snapshot->tensors,
-                              (size_t)snapshot->tensor_count * sizeof *snapshot->tensors),
-        .data = snapshot->data,
-        .bytes = snapshot->bytes,
-        .summed = true,
-        .lent = true};
+    struct snapshot lent = {.version = snapshot->version,
+                            .tensor_count = snapshot->tensor_count,
+                            .tensors =
+                                memory_dup(snapshot->tensors, (size_t)snapshot->tensor_count *
+                                                                  sizeof *snapshot->tensors),
+                            .data = snapshot->data,
+                            .bytes = snapshot->bytes,
+                            .summed = true,
+                            .lent = true};
     weight_publisher_forget(publisher);
     weight_publisher_publish(publisher, &lent);
 }
@@ -430,8 +429,8 @@ static struct receiver_state *find_receiver(struct weight_publisher *publisher,
     }
     if (publisher->receiver_count < RECEIVERS_MAX)
         oldest = &publisher->receivers[publisher->receiver_count++];
-    *oldest = (struct receiver_state){
-        .peer = *peer, .have_version = -1, .version = -1, .delta_from = -1};
+    *oldest =
+        (struct receiver_state){.peer = *peer, .have_version = -1, .version = -1, .delta_from = -1};
     return oldest;
 }
 
@@ -455,8 +454,8 @@ static size_t stream_bytes(const struct weight_publisher *publisher, int64_t ver
     return snapshot ? snapshot->bytes : 0;
 }
 
-static void note_receiver(const struct weight_publisher *publisher,
-                          struct receiver_state *receiver, const Hone__WeightsRequest *request)
+static void note_receiver(const struct weight_publisher *publisher, struct receiver_state *receiver,
+                          const Hone__WeightsRequest *request)
 {
     receiver->heard_ms = clock_now_ms(publisher->clock);
     if (request->have_version > receiver->have_version)
@@ -478,8 +477,7 @@ static void handle_request(struct weight_publisher *publisher, const struct wire
     int64_t offset = request->has_offset ? request->offset : 0;
     int64_t from = request->has_delta_from ? request->delta_from : -1;
     note_receiver(publisher, receiver, request);
-    size_t total =
-        request->has_version ? stream_bytes(publisher, request->version, from) : 0;
+    size_t total = request->has_version ? stream_bytes(publisher, request->version, from) : 0;
     if (total == 0) {
         receiver->version = -1;
         receiver->waiting = true;

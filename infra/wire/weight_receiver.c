@@ -33,7 +33,7 @@
 enum receiver_phase { PHASE_IDLE, PHASE_ASKING, PHASE_MAPPING, PHASE_FETCHING };
 
 struct delta_stream {
-    int64_t from; /* -1: the stream is the data itself */
+    int64_t from;                /* -1: the stream is the data itself */
     int64_t sizes[LINKS_MAX][2]; /* bytes, raw bytes */
     int count, next;
     unsigned char *data; /* of the link that is arriving */
@@ -59,7 +59,7 @@ struct weight_receiver {
     char endpoint[ENDPOINT_MAX];
     enum receiver_phase phase;
     int64_t have_version;
-    bool asked; /* the request for a manifest is on its way */
+    bool asked;                       /* the request for a manifest is on its way */
     bool no_slot, no_delta, no_relay; /* it failed: by a plainer way */
     struct snapshot incoming, ready;
     struct slot_check slot;
@@ -206,8 +206,7 @@ bool weight_receiver_busy(const struct weight_receiver *receiver)
 
 bool weight_receiver_working(const struct weight_receiver *receiver)
 {
-    return receiver->phase == PHASE_MAPPING &&
-           receiver->slot.part < receiver->incoming.part_count;
+    return receiver->phase == PHASE_MAPPING && receiver->slot.part < receiver->incoming.part_count;
 }
 
 const struct weight_fetch_report *weight_receiver_report(const struct weight_receiver *receiver)
@@ -236,8 +235,8 @@ static bool send_request(struct weight_receiver *receiver, Hone__WeightsRequest 
     request->has_no_redirect = 1;
     request->no_redirect = receiver->no_relay || receiver->relay_client;
     if (receiver->relay && weight_publisher_version(receiver->relay) == receiver->have_version)
-        request->relay = (char *)(uintptr_t)wire_server_endpoint(
-            weight_publisher_socket(receiver->relay));
+        request->relay =
+            (char *)(uintptr_t)wire_server_endpoint(weight_publisher_socket(receiver->relay));
     envelope.kind = HONE__KIND__KIND_WEIGHTS_REQUEST;
     envelope.weights_request = request;
     return wire_client_send(active_client(receiver), &envelope, NULL, 0) == 0;
@@ -362,8 +361,7 @@ static int handle_manifest(struct weight_receiver *receiver, const Hone__Weights
                          "another host or another user's; set weights.transport to auto",
                          (long long)message->version);
     if (receiver->phase == PHASE_FETCHING && message->version == receiver->incoming.version &&
-        from == receiver->delta.from &&
-        strcmp(message->weights_hash, receiver->incoming_hash) == 0)
+        from == receiver->delta.from && strcmp(message->weights_hash, receiver->incoming_hash) == 0)
         return 0; /* the answer to a repeated question */
     if (manifest_read(message, &described) < 0) {
         log_warn("manifest from %s: %s", receiver->endpoint, error_message());
@@ -435,15 +433,13 @@ static void handle_slot_sums(struct weight_receiver *receiver,
     receiver->progress_ms = clock_now_ms(receiver->clock);
 }
 
-static void handle_redirect(struct weight_receiver *receiver,
-                            const Hone__WeightsRedirect *message)
+static void handle_redirect(struct weight_receiver *receiver, const Hone__WeightsRedirect *message)
 {
     struct wire_client *client;
     if (receiver->phase != PHASE_ASKING || receiver->relay_client || receiver->no_relay ||
         message->version <= receiver->have_version)
         return;
-    if (wire_client_create(&client, receiver->context, message->endpoint, receiver->identity) <
-        0) {
+    if (wire_client_create(&client, receiver->context, message->endpoint, receiver->identity) < 0) {
         log_warn("relay %.80s: %s", message->endpoint, error_message());
         receiver->no_relay = true;
     } else {
@@ -525,8 +521,8 @@ static bool take_delta(struct weight_receiver *receiver, const unsigned char *da
             return true;
         if (weight_delta_apply(&receiver->incoming, delta->data, size,
                                (size_t)delta->sizes[delta->next][1]) < 0) {
-            log_warn("weights v%lld: %s, fetching the whole",
-                     (long long)receiver->incoming.version, error_message());
+            log_warn("weights v%lld: %s, fetching the whole", (long long)receiver->incoming.version,
+                     error_message());
             start_again(receiver);
             return false;
         }
@@ -634,8 +630,8 @@ static bool sum_slot(struct weight_receiver *receiver)
         checksum_end(&slot->state, &slot->sums[slot->part++]);
         slot->at = 0;
     }
-    receiver->progress_ms = slot->part < incoming->part_count ? clock_now_ms(receiver->clock)
-                                                              : receiver->progress_ms;
+    receiver->progress_ms =
+        slot->part < incoming->part_count ? clock_now_ms(receiver->clock) : receiver->progress_ms;
     return slot->part == incoming->part_count;
 }
 

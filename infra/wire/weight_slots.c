@@ -2,8 +2,8 @@
  *
  *   FREE --take--> WRITING (LOCK_EX, new nonce) --publish--> SHARED --last release--> FREE
  *
- * FREE and locked by a reader: skipped, and given up when no other is left (S2). The last page of a
- * slot is its trailer. */
+ * FREE and locked by a reader: skipped, and given up when there is no other way (S2). The last page
+ * of a slot is its trailer. */
 #include "infra/wire/weight_slots.h"
 
 #include <errno.h>
@@ -44,7 +44,7 @@ struct weight_slot {
 
 struct weight_slots {
     size_t bytes, mapped_bytes;
-    int count;
+    int count, count_max;
     struct weight_slot items[SLOTS_MAX];
     pthread_mutex_t mutex;
     pthread_cond_t released;
@@ -82,8 +82,7 @@ static int open_slot(struct weight_slot *slot)
     if (ftruncate(slot->fd, (off_t)slots->mapped_bytes) < 0 ||
         fcntl(slot->fd, F_ADD_SEALS, SHRINK_SEAL) < 0)
         return error_errno("shared memory of %zu bytes", slots->mapped_bytes);
-    void *base =
-        mmap(NULL, slots->mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, slot->fd, 0);
+    void *base = mmap(NULL, slots->mapped_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, slot->fd, 0);
     if (base == MAP_FAILED)
         return error_errno("map %zu bytes of shared memory", slots->mapped_bytes);
     slot->base = base;
@@ -117,23 +116,28 @@ static int touch_slot(struct weight_slot *slot)
     return 0;
 }
 
-int weight_slots_create(struct weight_slots **slots, size_t bytes, int count)
+/* Another slot at the end of the list. */
+static int add_slot(struct weight_slots *slots)
+{
+    struct weight_slot *slot = &slots->items[slots->count++];
+    *slot = (struct weight_slot){.owner = slots, .fd = -1};
+    int rc = open_slot(slot);
+    return rc < 0 ? rc : touch_slot(slot);
+}
+
+int weight_slots_create(struct weight_slots **slots, size_t bytes, int count, int count_max)
 {
     struct weight_slots *made = MEMORY_NEW(struct weight_slots);
     int rc = 0;
-    HONE_ASSERT(count >= 1 && count <= SLOTS_MAX);
+    HONE_ASSERT(count >= 1 && count <= count_max && count_max <= SLOTS_MAX);
     *slots = NULL;
     made->bytes = bytes;
     made->mapped_bytes = mapped_bytes(bytes);
     pthread_mutex_init(&made->mutex, NULL);
     pthread_cond_init(&made->released, NULL);
-    for (; rc == 0 && made->count < count; made->count++) {
-        struct weight_slot *slot = &made->items[made->count];
-        *slot = (struct weight_slot){.owner = made, .fd = -1};
-        rc = open_slot(slot);
-        if (rc == 0)
-            rc = touch_slot(slot);
-    }
+    made->count_max = count_max;
+    while (rc == 0 && made->count < count)
+        rc = add_slot(made);
     if (rc < 0)
         weight_slots_destroy(made);
     else
@@ -159,8 +163,8 @@ static struct trailer *trailer_of(const struct weight_slot *slot)
     return (struct trailer *)(void *)(slot->base + slot->owner->mapped_bytes - PAGE_BYTES);
 }
 
-/* Locked against readers, with a new nonce. */
-static struct weight_slot *begin_writing(struct weight_slot *slot)
+/* The slot is locked against readers; it gets a new nonce. */
+static void begin_writing(struct weight_slot *slot)
 {
     struct trailer *trailer = trailer_of(slot);
     ssize_t drawn;
@@ -171,44 +175,63 @@ static struct weight_slot *begin_writing(struct weight_slot *slot)
     trailer->bytes = slot->owner->bytes;
     memcpy(trailer->nonce, slot->nonce, sizeof trailer->nonce);
     slot->holds = 1;
-    return slot;
 }
 
-/* A slot without holds that no reader has locked; else one that a reader has, to be given up. */
-static struct weight_slot *find_free(struct weight_slots *slots, bool *is_read)
+/* A slot without holds that no reader has locked; *read: one that a reader has. */
+static struct weight_slot *find_free(struct weight_slots *slots, struct weight_slot **read)
 {
-    struct weight_slot *read = NULL;
     for (int i = 0; i < slots->count; i++) {
         struct weight_slot *slot = &slots->items[i];
         if (slot->holds > 0)
             continue;
-        if (slot->fd >= 0 && flock(slot->fd, LOCK_EX | LOCK_NB) == 0) {
-            *is_read = false;
+        if (slot->fd >= 0 && flock(slot->fd, LOCK_EX | LOCK_NB) == 0)
             return slot;
-        }
-        read = slot;
+        *read = slot;
     }
-    *is_read = true;
-    return read;
+    return NULL;
+}
+
+/* No slot is free: another one, or in the place of one that a reader keeps. NULL: none can be had
+ * (*rc), or all are held (*rc 0). */
+static struct weight_slot *make_slot(struct weight_slots *slots, struct weight_slot *read, int *rc)
+{
+    struct weight_slot *slot = read;
+    if (slots->count < slots->count_max) {
+        *rc = add_slot(slots);
+        slot = &slots->items[slots->count - 1];
+        if (*rc < 0)
+            close_slot(slot);
+        slots->count -= *rc < 0;
+    } else if (slot) {
+        log_info("shared weights: a reader keeps the slot of an old version");
+        close_slot(slot);
+        *rc = open_slot(slot);
+        if (*rc < 0)
+            close_slot(slot);
+    }
+    if (!slot || *rc < 0)
+        return NULL;
+    int locked = flock(slot->fd, LOCK_EX | LOCK_NB);
+    HONE_ASSERT(locked == 0); /* nobody has heard of it */
+    return slot;
 }
 
 struct weight_slot *weight_slots_take(struct weight_slots *slots)
 {
-    bool is_read;
     struct weight_slot *slot;
+    int rc = 0;
     pthread_mutex_lock(&slots->mutex);
-    while ((slot = find_free(slots, &is_read)) == NULL)
+    while (true) {
+        struct weight_slot *read = NULL;
+        slot = find_free(slots, &read);
+        if (!slot)
+            slot = make_slot(slots, read, &rc);
+        if (slot || rc < 0)
+            break;
         pthread_cond_wait(&slots->released, &slots->mutex);
-    if (is_read) {
-        log_info("shared weights: a reader keeps a slot of an old version; it gets to keep it");
-        close_slot(slot);
-        if (open_slot(slot) < 0 || flock(slot->fd, LOCK_EX | LOCK_NB) < 0) {
-            close_slot(slot);
-            slot = NULL;
-        }
     }
     if (slot)
-        slot = begin_writing(slot);
+        begin_writing(slot);
     pthread_mutex_unlock(&slots->mutex);
     return slot;
 }
@@ -248,8 +271,7 @@ void *weight_slot_memory(const struct weight_slot *slot)
 
 void weight_slot_place(const struct weight_slot *slot, struct weight_place *place)
 {
-    *place = (struct weight_place){
-        .pid = getpid(), .fd = slot->fd, .bytes = slot->owner->bytes};
+    *place = (struct weight_place){.pid = getpid(), .fd = slot->fd, .bytes = slot->owner->bytes};
     memcpy(place->nonce, slot->nonce, sizeof place->nonce);
 }
 
@@ -315,8 +337,8 @@ static bool has_nonce(const struct weight_mapping *mapping, const struct weight_
 static int lock_mapping(struct weight_mapping *mapping, const struct weight_place *place)
 {
     if (mapping->locks == 0 && flock(mapping->fd, LOCK_SH | LOCK_NB) < 0)
-        return error_set(errno == EWOULDBLOCK ? HONE_EPEER : HONE_EIO,
-                         "lock shared weights: %s", strerror(errno));
+        return error_set(errno == EWOULDBLOCK ? HONE_EPEER : HONE_EIO, "lock shared weights: %s",
+                         strerror(errno));
     mapping->locks++;
     if (has_nonce(mapping, place))
         return 0;
@@ -324,7 +346,8 @@ static int lock_mapping(struct weight_mapping *mapping, const struct weight_plac
     return error_set(HONE_EPEER, "the shared weights are of another version already");
 }
 
-/* A mapping that may be used for this place: one that is unused, else one that nobody has locked. */
+/* A mapping that may be used for this place: one that is unused, else one that nobody has locked.
+ */
 static struct weight_mapping *pick_mapping(struct weight_mappings *mappings)
 {
     for (int i = 0; i < WEIGHT_MAPPINGS_MAX; i++) {

@@ -7,14 +7,15 @@
  *
  *  S1  While a reader holds a slot (flock LOCK_SH) the owner does not write into it. The kernel
  *      keeps the lock and drops it with the process, so a reader that dies holds nothing.
- *  S2  A reader that stops holds one slot. When no slot of the ring is free the owner gives such a
- *      slot up (its memory lives until the reader lets go) and makes another: nobody waits for a
- *      reader.
+ *  S2  A reader that stops holds one slot. When no slot of the ring is free the owner makes
+ *      another, or, having as many as it may, gives such a slot up (its memory lives until the
+ *      reader lets go) and replaces it: nobody waits for a reader.
  *  S3  A slot carries a number drawn anew before every write (the nonce). A reader that locks a
  *      slot with another nonce than it was told is late, or has opened something else: HONE_EPEER.
  *  S4  A slot cannot shrink (F_SEAL_SHRINK): a reader never faults on a page that is gone.
  *
- * weight_slots: take by one thread; hold and release by any. weight_mapping: owned by one thread. */
+ * weight_slots: take by one thread; hold and release by any. weight_mapping: owned by one thread.
+ */
 #ifndef HONE_WIRE_WEIGHT_SLOTS_H
 #define HONE_WIRE_WEIGHT_SLOTS_H
 
@@ -33,17 +34,17 @@ uint64_t weight_host_token(void);
 struct weight_slots;
 struct weight_slot;
 
-/* count slots of `bytes`; HONE_EIO or HONE_ENOMEM when the system refuses. */
-int weight_slots_create(struct weight_slots **slots, size_t bytes, int count);
+/* count slots of `bytes`, at most count_max later; negative when the system refuses. */
+int weight_slots_create(struct weight_slots **slots, size_t bytes, int count, int count_max);
 /* Every hold must have been released. Readers keep what they have mapped. */
 void weight_slots_destroy(struct weight_slots *slots);
-/* A slot to write into, held once; waits while every slot is held by this process. NULL when a slot
- * had to be made anew and the system refused (error set). */
+/* A slot to write into, held once; waits while all of count_max are held by this process. NULL when
+ * a slot had to be made and the system refused (error set). */
 struct weight_slot *weight_slots_take(struct weight_slots *slots);
 /* What was written stays as it is from now on; readers may lock it. */
 void weight_slot_publish(struct weight_slot *slot);
 void weight_slot_hold(struct weight_slot *slot);
-void weight_slot_release(struct weight_slot *slot); /* NULL is fine */
+void weight_slot_release(struct weight_slot *slot);       /* NULL is fine */
 void *weight_slot_memory(const struct weight_slot *slot); /* page aligned */
 
 /* Where a reader finds a slot. */

@@ -273,8 +273,7 @@ static void test_several_receivers(void **state)
     for (int i = 0; i < 4; i++) {
         char name[16];
         snprintf(name, sizeof name, "actor-%d", i);
-        assert_int_equal(weight_receiver_create(&receivers[i], context, name, &fake, &options),
-                         0);
+        assert_int_equal(weight_receiver_create(&receivers[i], context, name, &fake, &options), 0);
         weight_receiver_want(receivers[i], endpoint, -1);
     }
     for (int round = 0; round < ROUNDS_MAX && done < 4; round++) {
@@ -363,7 +362,8 @@ static void restart_publisher(struct weight_publisher **publisher)
 {
     weight_publisher_destroy(*publisher);
     int rc;
-    while ((rc = weight_publisher_create(publisher, context, endpoint, &fake, &options)) == HONE_EBUSY)
+    while ((rc = weight_publisher_create(publisher, context, endpoint, &fake, &options)) ==
+           HONE_EBUSY)
         clock_sleep_ms(1);
     assert_int_equal(rc, 0);
 }

@@ -33,6 +33,7 @@ struct publisher {
     struct weight_publisher *channel;
     struct weight_slots *slots;         /* NULL: versions are copied */
     struct weight_slot *current, *next; /* where the model is and will be */
+    size_t value_bytes;                 /* of a version */
     double held_ms;
 
     /* between threads, under the mutex */
@@ -119,7 +120,6 @@ static void keep_hash(struct publisher *p, int64_t version, const struct hash *h
 static void *record_main(void *context)
 {
     struct publisher *p = context;
-    size_t bytes = (size_t)model_parameter_count(p->model) * dtype_bytes(model_dtype(p->model));
     /* Only what the other threads leave; nothing waits for it but a checkpoint. */
     (void)setpriority(PRIO_PROCESS, (id_t)gettid(), RECORDER_NICE);
     pthread_mutex_lock(&p->mutex);
@@ -133,7 +133,7 @@ static void *record_main(void *context)
         p->recording = true;
         pthread_mutex_unlock(&p->mutex);
         struct hash hash;
-        hash_sha256(weight_slot_memory(record.slot), bytes, &hash);
+        hash_sha256(weight_slot_memory(record.slot), p->value_bytes, &hash);
         weight_slot_release(record.slot);
         pthread_mutex_lock(&p->mutex);
         keep_hash(p, record.version, &hash);
@@ -256,6 +256,7 @@ int publisher_create(struct publisher **publisher, struct model *model,
     p->clock = clock;
     p->options = *options;
     p->report.version = -1;
+    p->value_bytes = (size_t)model_parameter_count(model) * dtype_bytes(model_dtype(model));
     pthread_mutex_init(&p->mutex, NULL);
     pthread_cond_init(&p->changed, NULL);
     for (int i = 0; i < HASHES_MAX; i++)

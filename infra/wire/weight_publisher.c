@@ -139,13 +139,20 @@ static size_t delta_bytes(const struct weight_publisher *publisher, int64_t from
     return 0;
 }
 
-/* Whether anybody may ask for a delta to the newest version. */
+static bool can_map(const struct weight_publisher *publisher, const struct receiver_state *receiver)
+{
+    return publisher->newest.snapshot.image && publisher->host != 0 &&
+           receiver->host == publisher->host;
+}
+
+/* Whether anybody may ask for a delta to the newest version; who holds nothing yet will next time.
+ */
 static bool wants_delta(const struct weight_publisher *publisher)
 {
     int64_t now_ms = clock_now_ms(publisher->clock);
     for (int i = 0; i < publisher->receiver_count; i++) {
         const struct receiver_state *receiver = &publisher->receivers[i];
-        if (receiver->delta && receiver->have_version >= 0 &&
+        if ((receiver->delta || receiver->have_version < 0) && !can_map(publisher, receiver) &&
             now_ms - receiver->heard_ms < SILENT_MS)
             return true;
     }
@@ -287,12 +294,6 @@ static void send_redirect(struct weight_publisher *publisher, struct receiver_st
         receiver->waiting = false;
         relay->children++;
     }
-}
-
-static bool can_map(const struct weight_publisher *publisher, const struct receiver_state *receiver)
-{
-    return publisher->newest.snapshot.image && publisher->host != 0 &&
-           receiver->host == publisher->host;
 }
 
 /* Tells a receiver of the newest version in the best way there is for it. */

@@ -253,7 +253,7 @@ const struct command hone_commands[] = {
      "was "
      "trained first; the first that has not is named and the exit status is not 0.",
      replay_options, 1, 1, command_replay},
-    {"bench", "gemm|attention|decode|prefill|train|rl|wire",
+    {"bench", "gemm|attention|decode|prefill|train|rl|wire|weights",
      "time the engine against this machine's limits",
      "First the machine's ceilings are measured: multiply-adds, tile products where it has them, "
      "and reading from every level of memory. Then the kind's own figures, each with its share of "

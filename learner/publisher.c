@@ -11,13 +11,14 @@
 #include "infra/base/hash.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
+#include "infra/wire/endpoint.h"
 
 #define SLOTS         3 /* being written, newest, the one before */
 #define SLOTS_MAX     6 /* with slow readers and a slow recorder */
 #define HASHES_MAX    64
 #define QUEUE_MAX     (SLOTS_MAX + 1)
 #define POLL_MS       1000
-#define RECORDER_NICE 15
+#define RECORDER_NICE 5 /* above the process's own */
 
 /* What the recorder is to hash: a slot held for it. */
 struct record {
@@ -29,7 +30,7 @@ struct publisher {
     struct model *model;
     struct clock *clock;
     struct publisher_options options;
-    char endpoint[256];
+    char endpoint[ENDPOINT_MAX];
     struct weight_publisher *channel;
     struct weight_slots *slots;         /* NULL: versions are copied */
     struct weight_slot *current, *next; /* where the model is and will be */
@@ -120,8 +121,8 @@ static void keep_hash(struct publisher *p, int64_t version, const struct hash *h
 static void *record_main(void *context)
 {
     struct publisher *p = context;
-    /* Only what the other threads leave; nothing waits for it but a checkpoint. */
-    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), RECORDER_NICE);
+    /* Behind the other threads; nothing waits for it but a checkpoint. */
+    (void)setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + RECORDER_NICE);
     pthread_mutex_lock(&p->mutex);
     while (true) {
         while (p->recorded == 0 && !p->stopping)

@@ -10,6 +10,7 @@
 #include "infra/base/error.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
+#include "infra/wire/endpoint.h"
 #include "infra/wire/snapshot.h"
 #include "infra/wire/weight_delta.h"
 
@@ -17,8 +18,7 @@
 #define MESSAGES_PER_TICK  64
 #define CHUNKS_PER_TICK    64
 #define CREDIT_LIMIT_BYTES ((int64_t)64 << 20)
-#define LINKS_MAX          8 /* versions back that a delta can start from */
-#define ENDPOINT_MAX       256
+#define LINKS_MAX          8     /* versions back that a delta can start from */
 #define SILENT_MS          60000 /* receivers that say nothing for so long are not counted on */
 
 struct published {

@@ -20,6 +20,7 @@
 #include "infra/base/error.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
+#include "infra/wire/endpoint.h"
 #include "infra/wire/snapshot.h"
 #include "infra/wire/weight_delta.h"
 
@@ -27,7 +28,6 @@
 #define MESSAGES_PER_TICK  4 /* of 1 MiB */
 #define SUM_BYTES_PER_TICK ((size_t)16 << 20)
 #define RELAY_MS           5000 /* without progress, and a relay is given up */
-#define ENDPOINT_MAX       256
 #define LINKS_MAX          64
 
 enum receiver_phase { PHASE_IDLE, PHASE_ASKING, PHASE_MAPPING, PHASE_FETCHING };

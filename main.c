@@ -260,7 +260,8 @@ const struct command hone_commands[] = {
      "the roofline that follows from the ceilings. gemm: the matmul of a linear layer forward, for "
      "its input's gradient and its weight's, beside a kernel that may add in any order. rl: a "
      "recipe's RL stage for --steps steps, in a temporary directory: trajectories and tokens a "
-     "second, and how many cpus each role keeps busy. wire: messages a second. Let nothing else run meanwhile.",
+     "second, and how many cpus each role keeps busy. wire: messages a second. Let nothing else "
+     "run meanwhile.",
      bench_options, 1, 1, command_bench},
     {"doctor", "", "what this machine can do", NULL, NULL, 0, 0, command_doctor},
     {"keys", "DIR", "make and revoke the keys of a run on several machines",

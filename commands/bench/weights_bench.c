@@ -1,8 +1,8 @@
 /* What getting weights from a learner to an actor process costs on this machine, each figure beside
  * a memcpy of the same bytes taken in the same seconds.
  *
- *  - publish to swap, per way (shared memory, chunks over ipc, chunks over tcp with CURVE): from the
- *    learner's call until the actor's model holds the verified version. Two processes.
+ *  - publish to swap, per way (shared memory, chunks over ipc, chunks over tcp with CURVE): from
+ * the learner's call until the actor's model holds the verified version. Two processes.
  *  - a learner that trains with and without publishing every step: what its step loses.
  *  - the delta of those steps: a model of random weights, AdamW at learning rate 1e-6, the policy
  *    gradient of random advantages. */
@@ -508,8 +508,8 @@ static void print_steps(struct bench *bench, const struct way *way, const struct
 {
     printf("training step    %-16s %.1f M values: %.1f ms alone, %.1f ms while publishing: "
            "%+.2f %%; held %.2f ms\n",
-           way->name, (double)f->parameters * 1e-6, f->plain_ms, f->publishing_ms,
-           100.0 * f->delay, f->held_ms);
+           way->name, (double)f->parameters * 1e-6, f->plain_ms, f->publishing_ms, 100.0 * f->delay,
+           f->held_ms);
     if (f->delta_bytes > 0)
         printf("delta            lr 1e-6: %.2f %% of the values change; %zu of %zu bytes: "
                "%.2f %%\n",

@@ -16,8 +16,9 @@
  * newest snapshot and the one before it are kept, so that a transfer in progress can end.
  *
  * Relays: a receiver that says where it listens is a relay once it holds the newest version. When
- * more than `fanout` receivers are being sent chunks, another one is pointed to a relay instead,
- * which serves it the same manifest; a receiver that a relay fails turns back to the publisher.
+ * more than `fanout` receivers are being sent chunks, another one of the relay's host is pointed to
+ * it instead, which serves it the same manifest; a receiver that a relay fails turns back to the
+ * publisher.
  *
  * Both ends are ticked; neither blocks nor starts a thread. Each is owned by one thread. */
 #ifndef HONE_WIRE_WEIGHT_CHANNEL_H

@@ -32,7 +32,7 @@ struct receiver_state {
     struct wire_peer peer;
     int64_t have_version;
     uint64_t host;
-    bool delta;
+    bool slot, delta;   /* what will do for it */
     bool waiting;       /* for anything newer than have_version */
     bool told_slot;     /* of the newest version; its checksums follow */
     bool gave_way;      /* its last transfer was given up for a newer version */
@@ -141,7 +141,7 @@ static size_t delta_bytes(const struct weight_publisher *publisher, int64_t from
 
 static bool can_map(const struct weight_publisher *publisher, const struct receiver_state *receiver)
 {
-    return publisher->newest.snapshot.image && publisher->host != 0 &&
+    return publisher->newest.snapshot.image && receiver->slot && publisher->host != 0 &&
            receiver->host == publisher->host;
 }
 
@@ -259,6 +259,12 @@ static bool owes(const struct receiver_state *receiver)
     return receiver->version >= 0 && receiver->next < receiver->limit;
 }
 
+/* Relays listen at sockets of their host. */
+static bool can_reach(const struct receiver_state *receiver, const struct receiver_state *relay)
+{
+    return relay->relay[0] != '\0' && relay->host != 0 && relay->host == receiver->host;
+}
+
 /* Somebody else who serves the newest version, when enough are served from here. */
 static struct receiver_state *find_relay(struct weight_publisher *publisher,
                                          const struct receiver_state *receiver)
@@ -272,7 +278,7 @@ static struct receiver_state *find_relay(struct weight_publisher *publisher,
         struct receiver_state *other = &publisher->receivers[i];
         served += other != receiver && other->version == publisher->newest.snapshot.version &&
                   other->have_version < other->version;
-        if (other == receiver || other->relay[0] == '\0' ||
+        if (other == receiver || !can_reach(receiver, other) ||
             other->have_version != publisher->newest.snapshot.version ||
             now_ms - other->heard_ms > SILENT_MS)
             continue;
@@ -463,6 +469,7 @@ static void note_receiver(const struct weight_publisher *publisher, struct recei
         receiver->gave_way = false; /* a transfer has ended */
     receiver->have_version = request->have_version;
     receiver->host = request->has_host ? request->host : 0;
+    receiver->slot = request->has_slot && request->slot;
     receiver->delta = request->has_delta && request->delta;
     receiver->no_redirect = request->has_no_redirect && request->no_redirect;
     receiver->relay[0] = '\0';

@@ -55,6 +55,7 @@ struct weight_receiver {
     struct wire_client *client, *relay_client; /* the second while a relay serves */
     struct clock *clock;
     struct weight_options options;
+    uint64_t host;
     char identity[WIRE_IDENTITY_MAX];
     char endpoint[ENDPOINT_MAX];
     enum receiver_phase phase;
@@ -94,6 +95,7 @@ int weight_receiver_create(struct weight_receiver **receiver, struct wire_contex
     made->clock = clock;
     made->options = *options;
     made->have_version = -1;
+    made->host = weight_host_token();
     made->ready.version = made->report.version = -1;
     made->no_slot = options->transport == WEIGHTS_CHUNKS;
     weight_mappings_init(&made->mappings);
@@ -228,8 +230,9 @@ static bool send_request(struct weight_receiver *receiver, Hone__WeightsRequest 
 {
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     request->have_version = receiver->have_version;
-    request->has_host = !receiver->no_slot;
-    request->host = receiver->no_slot ? 0 : weight_host_token();
+    request->has_host = request->has_slot = 1;
+    request->host = receiver->host;
+    request->slot = !receiver->no_slot;
     request->has_delta = 1;
     request->delta = receiver->options.delta && !receiver->no_delta && base_values(receiver);
     request->has_no_redirect = 1;

@@ -101,19 +101,12 @@ static void close_slot(struct weight_slot *slot)
     slot->fd = -1;
 }
 
-/* First touch of shared memory runs at a tenth of the speed of a copy: here, once. A full /dev/shm
- * or memory limit is an error now and not a signal later. */
-static int touch_slot(struct weight_slot *slot)
+/* First touch of shared memory runs at a tenth of the speed of a copy: here, once. Through the
+ * mapping, which has asked for huge pages; fallocate would give ordinary ones. */
+static void touch_slot(struct weight_slot *slot)
 {
-    int rc;
-    do
-        rc = fallocate(slot->fd, 0, 0, (off_t)slot->owner->mapped_bytes);
-    while (rc < 0 && errno == EINTR);
-    if (rc < 0)
-        return error_errno("allocate %zu bytes of shared memory", slot->owner->mapped_bytes);
     for (size_t at = 0; at < slot->owner->mapped_bytes; at += PAGE_BYTES)
         *(volatile unsigned char *)(slot->base + at) = 0;
-    return 0;
 }
 
 /* Another slot at the end of the list. */
@@ -122,7 +115,9 @@ static int add_slot(struct weight_slots *slots)
     struct weight_slot *slot = &slots->items[slots->count++];
     *slot = (struct weight_slot){.owner = slots, .fd = -1};
     int rc = open_slot(slot);
-    return rc < 0 ? rc : touch_slot(slot);
+    if (rc == 0)
+        touch_slot(slot);
+    return rc;
 }
 
 int weight_slots_create(struct weight_slots **slots, size_t bytes, int count, int count_max)

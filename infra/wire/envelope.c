@@ -42,6 +42,9 @@ static const struct kind_rule rules[] = {
     RULE(WEIGHTS_CHUNK, weights_chunk, 64 * KIB),
     RULE(STOP, stop, 64 * KIB),
     RULE(LEASE_RETURN, lease_return, 64 * KIB),
+    RULE(WEIGHTS_SLOT, weights_slot, 16 * MIB),
+    RULE(WEIGHTS_SLOT_CHECKSUMS, weights_slot_checksums, 16 * MIB),
+    RULE(WEIGHTS_REDIRECT, weights_redirect, 64 * KIB),
 };
 
 #define KIND_COUNT (sizeof rules / sizeof *rules)

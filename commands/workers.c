@@ -188,8 +188,10 @@ int worker_run_actor(const char *run_path, int index)
                    .prefill_chunk_tokens = (int32_t)rl->actor.prefill_chunk_tokens,
                    .max_sequence_tokens =
                        (int32_t)(longest < config.max_positions ? longest : config.max_positions),
+                   .recompute_kv = rl->actor.kv_on_swap == RECIPE_KV_RECOMPUTE,
                    .rng_purpose = RNG_SAMPLE},
         .weights_deadline_ms = WEIGHTS_DEADLINE_MS,
+        .progress_tokens = (int32_t)rl->actor.progress_tokens,
     };
     context = wire_context_create();
     if ((rc = actor_stage_create(&stage, &options, model, &compute, context, clock_system())) == 0)

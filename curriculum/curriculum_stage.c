@@ -8,6 +8,7 @@
 #include "curriculum/hub.h"
 #include "curriculum/hub_report.h"
 #include "curriculum/hub_store.h"
+#include "curriculum/partial.h"
 #include "curriculum/scoring.h"
 #include "curriculum/training.h"
 #include "infra/base/error.h"
@@ -205,6 +206,7 @@ static bool role_may_send(Hone__Role role, Hone__Kind kind)
     case HONE__KIND__KIND_LEASE_CREDIT:
     case HONE__KIND__KIND_LEASE_RETURN:
     case HONE__KIND__KIND_TRAJECTORY:
+    case HONE__KIND__KIND_PROGRESS:
         return role == HONE__ROLE__ROLE_ACTOR;
     case HONE__KIND__KIND_SCORE_CREDIT:
     case HONE__KIND__KIND_SCORE_RESULT:
@@ -240,6 +242,10 @@ static int on_message(struct curriculum_stage *hub, struct peer *peer,
         return dispatch_on_return(hub, peer, envelope->lease_return);
     case HONE__KIND__KIND_TRAJECTORY:
         if (!dispatch_on_trajectory(hub, peer, envelope->trajectory))
+            drop_peer(hub, peer, error_message());
+        break;
+    case HONE__KIND__KIND_PROGRESS:
+        if (!partial_on_progress(hub, peer, envelope->progress))
             drop_peer(hub, peer, error_message());
         break;
     case HONE__KIND__KIND_SCORE_CREDIT:
@@ -354,8 +360,7 @@ static int tick(struct curriculum_stage *hub, bool *busy)
     outbox_flush(&hub->outbox, hub->server);
     if (hub->stop_ms != 0)
         return 0;
-    dispatch_send(hub);
-    if ((rc = scoring_send(hub)) < 0)
+    if ((rc = dispatch_send(hub)) < 0 || (rc = scoring_send(hub)) < 0)
         return rc;
     if ((rc = training_send(hub)) < 0)
         return rc;

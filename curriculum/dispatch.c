@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "curriculum/hub_store.h"
+#include "curriculum/partial.h"
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
 #include "infra/base/log.h"
@@ -150,6 +151,7 @@ static void accept(struct curriculum_stage *hub, struct lease *lease, struct gro
     trajectory->scored_ms = 0;
     trajectory->leased_ms = lease->leased_ms;
     group->returns = 0;
+    partial_forget(hub, group, trajectory->sample_index);
     sample->state = SAMPLE_ARRIVED;
     sample->trajectory_id = trajectory->id;
     sample->attempt = 0;
@@ -211,6 +213,18 @@ static int64_t min_version(const struct curriculum_stage *hub, int32_t rank)
     return version < hub->done_batch ? version : hub->done_batch;
 }
 
+/* What was reported of a sample is of use only while its oldest version is. */
+static void resume_or_restart(struct curriculum_stage *hub, const struct group *group,
+                              int32_t index, int64_t oldest_allowed)
+{
+    const struct sample_partial *partial = &group->samples[index].partial;
+    if (partial->tokens > 0 && partial->oldest_version < oldest_allowed) {
+        hub->partial_stale++;
+        partial_forget(hub, group, index);
+    }
+    hub->resumed_tokens += partial->tokens;
+}
+
 static void lease_out(struct curriculum_stage *hub, struct peer *peer, struct group *group,
                       int32_t first, int32_t count, int32_t rank)
 {
@@ -229,6 +243,7 @@ static void lease_out(struct curriculum_stage *hub, struct peer *peer, struct gr
                           .sent = false};
     for (int32_t i = first; i < first + count; i++) {
         HONE_ASSERT(group->samples[i].state == SAMPLE_FREE);
+        resume_or_restart(hub, group, i, lease.min_version);
         group->samples[i].state = SAMPLE_LEASED;
         group->samples[i].lease_id = lease.id;
     }
@@ -307,15 +322,58 @@ void dispatch_plan(struct curriculum_stage *hub)
 
 /* ---- sending ---- */
 
-static bool send_lease(struct curriculum_stage *hub, const struct lease *lease)
+/* The prefixes of a lease's samples, as a message has them. */
+struct lease_prefixes {
+    struct wire_trajectory *wires;
+    Hone__Trajectory **pointers;
+    size_t count;
+    int64_t newest_version; /* -1: none */
+};
+
+static int load_prefixes(struct curriculum_stage *hub, const struct lease *lease,
+                         const struct group *group, struct lease_prefixes *prefixes)
+{
+    int rc = 0;
+    *prefixes = (struct lease_prefixes){.wires = MEMORY_ARRAY(struct wire_trajectory, lease->count),
+                                        .pointers = MEMORY_ARRAY(Hone__Trajectory *, lease->count),
+                                        .newest_version = -1};
+    for (int32_t i = lease->first; rc == 0 && i < lease->first + lease->count; i++) {
+        const struct sample *sample = &group->samples[i];
+        struct trajectory prefix;
+        if (sample->state != SAMPLE_LEASED || sample->partial.tokens == 0)
+            continue;
+        if ((rc = partial_load(hub, group, i, &prefix)) < 0)
+            break;
+        wire_trajectory_build(&prefixes->wires[prefixes->count], &prefix);
+        prefixes->pointers[prefixes->count] = &prefixes->wires[prefixes->count].message;
+        prefixes->count++;
+        trajectory_release(&prefix);
+        if (sample->partial.newest_version > prefixes->newest_version)
+            prefixes->newest_version = sample->partial.newest_version;
+    }
+    return rc;
+}
+
+static void release_prefixes(struct lease_prefixes *prefixes)
+{
+    for (size_t i = 0; i < prefixes->count; i++)
+        wire_trajectory_release(&prefixes->wires[i]);
+    memory_free(prefixes->wires);
+    memory_free(prefixes->pointers);
+}
+
+/* 1 sent, 0 the worker's queue is full, negative: the log is broken. */
+static int send_lease(struct curriculum_stage *hub, const struct lease *lease)
 {
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     Hone__Lease message = HONE__LEASE__INIT;
     Hone__Sampling sampling_message;
+    struct lease_prefixes prefixes;
     struct sampling sampling = hub->options.sampling;
     const struct group *group = group_table_find(&hub->groups, lease->group_id);
     HONE_ASSERT(group != NULL);
     const struct prompt *prompt = &hub->options.prompts[group->prompt_id];
+    int rc = load_prefixes(hub, lease, group, &prefixes);
     sampling.seed = prompt_order_sampling_seed(&hub->prompts, group->order);
     wire_sampling_build(&sampling_message, &sampling);
     message.lease_id = lease->id;
@@ -328,21 +386,33 @@ static bool send_lease(struct curriculum_stage *hub, const struct lease *lease)
     message.prompt_tokens.len = (size_t)prompt->token_count * sizeof(int32_t);
     message.sampling = &sampling_message;
     message.has_min_policy_version = message.has_deadline_ms = message.has_leased_ms = 1;
-    message.min_policy_version = lease->min_version;
+    /* G2: who goes on does so with weights no older than the last token's. */
+    message.min_policy_version =
+        prefixes.newest_version > lease->min_version ? prefixes.newest_version : lease->min_version;
     message.deadline_ms = lease->deadline_ms;
     message.leased_ms = lease->leased_ms;
+    message.n_prefixes = prefixes.count;
+    message.prefixes = prefixes.pointers;
     envelope.kind = HONE__KIND__KIND_LEASE;
     envelope.lease = &message;
-    return wire_server_send(hub->server, &lease->worker, &envelope, NULL, 0) == 0;
+    if (rc == 0)
+        rc = wire_server_send(hub->server, &lease->worker, &envelope, NULL, 0) == 0;
+    release_prefixes(&prefixes);
+    return rc;
 }
 
-void dispatch_send(struct curriculum_stage *hub)
+int dispatch_send(struct curriculum_stage *hub)
 {
     for (int32_t i = 0; i < hub->leases.count; i++) {
         struct lease *lease = &hub->leases.items[i];
-        if (!lease->sent && peer_table_find(&hub->peers, lease->worker.identity) != NULL)
-            lease->sent = send_lease(hub, lease);
+        if (lease->sent || peer_table_find(&hub->peers, lease->worker.identity) == NULL)
+            continue;
+        int rc = send_lease(hub, lease);
+        if (rc < 0)
+            return rc;
+        lease->sent = rc > 0;
     }
+    return 0;
 }
 
 int32_t dispatch_free_samples(const struct curriculum_stage *hub)

@@ -32,7 +32,7 @@ void dispatch_expire(struct curriculum_stage *hub, int64_t silent_ms);
 /* Gives free samples, then new groups, to actors with credit. */
 void dispatch_plan(struct curriculum_stage *hub);
 /* Sends the leases that were committed. */
-void dispatch_send(struct curriculum_stage *hub);
+int dispatch_send(struct curriculum_stage *hub);
 int32_t dispatch_free_samples(const struct curriculum_stage *hub); /* of groups in flight */
 
 #endif

@@ -12,6 +12,8 @@ void group_table_init(struct group_table *table)
 
 static void group_free(struct group *group)
 {
+    for (int32_t i = 0; i < group->size; i++)
+        memory_free(group->samples[i].partial.offsets);
     memory_free(group->samples);
     memory_free(group);
 }

@@ -32,6 +32,14 @@ enum drop_reason { DROP_REWARD_FAILED, DROP_ZERO_ADVANTAGE, DROP_STALE, DROP_REA
  * one step back. */
 enum sample_state { SAMPLE_FREE, SAMPLE_LEASED, SAMPLE_ARRIVED, SAMPLE_SCORING, SAMPLE_SCORED };
 
+/* What the log has of a rollout that goes on (curriculum/partial.h). */
+struct sample_partial {
+    int32_t tokens; /* 0: nothing */
+    int64_t oldest_version, newest_version;
+    int32_t *offsets; /* [piece_count] where each logged piece begins */
+    int32_t piece_count, piece_capacity;
+};
+
 struct sample {
     enum sample_state state;
     uint64_t trajectory_id;    /* from ARRIVED on; 0 before */
@@ -43,6 +51,7 @@ struct sample {
     float total;
     int64_t oldest_version; /* from ARRIVED on; -1: no token was sampled */
     int32_t completion_tokens;
+    struct sample_partial partial; /* until ARRIVED */
 };
 
 struct group {

@@ -75,6 +75,7 @@ struct curriculum_stage {
     int32_t dropped_count, dropped_capacity;
     int64_t zero_drops; /* zero-advantage groups dropped for the batch being formed */
 
+    int64_t partial_reports, partial_stale, resumed_tokens;  /* since the last batch */
     int64_t drops[DROP_REASON_COUNT];                        /* in the whole run */
     int64_t statuses[REWARD_ERROR + 1];                      /* rewards since the last batch */
     int64_t start_ms, formed_ms, progress_ms, stall_told_ms; /* monotonic */

@@ -77,6 +77,10 @@ int hub_report_batch(struct curriculum_stage *hub, const struct group *const *gr
     metrics_add(hub->metrics, "queue/groups_scored", hub->groups.state_count[GROUP_SCORED]);
     metrics_add(hub->metrics, "queue/unscored", waiting + asked);
     metrics_add(hub->metrics, "queue/leases", hub->leases.count);
+    metrics_add(hub->metrics, "partial/reports", (double)hub->partial_reports);
+    metrics_add(hub->metrics, "partial/resumed_tokens", (double)hub->resumed_tokens);
+    metrics_add(hub->metrics, "partial/stale", (double)hub->partial_stale);
+    hub->partial_reports = hub->resumed_tokens = hub->partial_stale = 0;
     add_counts(hub);
     hub->formed_ms = now;
     return metrics_end(hub->metrics);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "curriculum/partial.h"
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
 #include "infra/base/log.h"
@@ -516,6 +517,8 @@ int hub_recover(struct curriculum_stage *hub)
     if ((rc = run_log_scan(hub->log, LOG_GROUPS, recover_group, hub)) < 0)
         return rc;
     if ((rc = recover_samples(hub)) < 0)
+        return rc;
+    if ((rc = partial_recover(hub)) < 0)
         return rc;
     if ((rc = run_log_scan(hub->log, LOG_LEASES, recover_lease, hub)) < 0)
         return rc;

@@ -323,6 +323,7 @@ static int write_metrics(struct learner_stage *s, const struct rl_batch *batch,
     metrics_add(m, "policy/ratio_max", result->after.ratio_max);
     metrics_add(m, "mismatch/unequal_tokens", (double)before->unequal_tokens);
     metrics_add(m, "mismatch/current_version_tokens", (double)before->current_version_tokens);
+    metrics_add(m, "mismatch/mixed_kv_tokens", (double)before->mixed_kv_tokens);
     metrics_add(m, "mismatch/logp_absdiff_max", before->abs_logprob_difference_max);
     metrics_add(m, "mismatch/ess", rl_step_sample_size(before));
     metrics_add(m, "staleness/mean", summary->staleness_mean);

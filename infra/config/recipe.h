@@ -40,6 +40,7 @@ enum recipe_kl_estimator { RECIPE_KL_K1, RECIPE_KL_K2, RECIPE_KL_K3 };
 enum recipe_pairs_source { RECIPE_PAIRS_FILE, RECIPE_PAIRS_RL_LOG };
 enum recipe_activations { RECIPE_ACTIVATIONS_KEPT, RECIPE_ACTIVATIONS_BY_LAYER };
 enum recipe_log_keep { RECIPE_KEEP_ALL, RECIPE_KEEP_UNACKNOWLEDGED };
+enum recipe_kv_on_swap { RECIPE_KV_KEEP, RECIPE_KV_RECOMPUTE };
 enum recipe_log_level { RECIPE_LOG_DEBUG, RECIPE_LOG_INFO, RECIPE_LOG_WARN, RECIPE_LOG_ERROR };
 
 /* A new model instead of model.path. The vocabulary is the tokenizer's. */
@@ -126,6 +127,8 @@ struct objective_settings {
 struct actor_settings {
     int64_t slots;
     int64_t prefill_chunk_tokens;
+    int64_t progress_tokens; /* 0: rollouts are reported when they are finished */
+    enum recipe_kv_on_swap kv_on_swap;
 };
 
 struct rl_settings {

@@ -46,6 +46,7 @@ static const char *const kl_names[] = {"k1", "k2", "k3", NULL};
 static const char *const kl_reference_names[] = {"start", "base", NULL};
 static const char *const pairs_source_names[] = {"file", "rl_log", NULL};
 static const char *const activation_names[] = {"none", "layer", NULL};
+static const char *const kv_names[] = {"keep", "recompute", NULL};
 static const char *const keep_names[] = {"all", "unacknowledged", NULL};
 static const char *const level_names[] = {"debug", "info", "warn", "error", NULL};
 static const char *const layout_names[] = {"plain",   "chatml", "llama3", "llama2",
@@ -237,6 +238,12 @@ static const struct config_field actor_fields[] = {
         "Trajectories that one actor generates at once"),
     INT("prefill_chunk_tokens", actor_settings, prefill_chunk_tokens, "256", 1, TOKENS_MAX,
         "tokens", "Prompt tokens processed in one pass"),
+    INT("progress_tokens", actor_settings, progress_tokens, "512", 0, TOKENS_MAX, "tokens",
+        "A longer rollout is logged each time it has so many new tokens, and goes on from there "
+        "when "
+        "its actor dies; 0 logs finished ones only"),
+    ENUM("kv_on_swap", actor_settings, kv_on_swap, "keep", kv_names,
+         "Keys and values of rollouts in flight when new weights arrive: kept, or computed again"),
     END};
 
 static const struct config_field rl_fields[] = {

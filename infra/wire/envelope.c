@@ -42,6 +42,8 @@ static const struct kind_rule rules[] = {
     RULE(WEIGHTS_CHUNK, weights_chunk, 64 * KIB),
     RULE(STOP, stop, 64 * KIB),
     RULE(LEASE_RETURN, lease_return, 64 * KIB),
+    RULE(PROGRESS, progress, 16 * MIB),
+    RULE(PROGRESS_ACK, progress_ack, 64 * KIB),
 };
 
 #define KIND_COUNT (sizeof rules / sizeof *rules)

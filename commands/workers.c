@@ -16,7 +16,7 @@
 #include "infra/telemetry/metrics.h"
 #include "reward/scorer_stage.h"
 
-enum { WEIGHTS_DEADLINE_MS = 30000, STALL_MS = 30000 };
+enum { WEIGHTS_DEADLINE_MS = 30000 };
 
 static int worker_open(struct worker *worker, const char *run_path, enum worker_role role,
                        int index, const char *name)
@@ -102,7 +102,7 @@ static int curriculum_loop(struct worker *worker, const struct rl_inputs *inputs
     struct model_config config;
     struct run_log *log = NULL;
     struct curriculum_stage *stage = NULL;
-    char path[HONE_PATH_MAX];
+    char path[HONE_PATH_MAX], waiting[HONE_PATH_MAX];
     struct wire_context *context = wire_context_create();
     int rc = model_config_read(&config, inputs->model_directory);
     struct curriculum_options options = {
@@ -119,11 +119,14 @@ static int curriculum_loop(struct worker *worker, const struct rl_inputs *inputs
         .drop_zero_advantage = rl->drop_zero_advantage,
         .refill_max = 4.0f,
         .lease_timeout_ms = (int64_t)(rl->lease_timeout_s * 1000.0),
+        .lease_retries = (int32_t)rl->lease_retries,
         .score_retries = (int32_t)worker->recipe.reward.max_retries,
         .max_error_rate = worker->recipe.reward.max_error_rate,
         .trim = worker->recipe.log.keep != RECIPE_KEEP_ALL,
         .keep_batches = worker->recipe.log.keep_batches,
-        .stall_ms = STALL_MS,
+        .stall_ms = (int64_t)(worker->recipe.log.stall_s * 1000.0),
+        .waiting_path =
+            run_directory_file(&worker->run, waiting, sizeof waiting, "rl/waiting.json"),
     };
     if (rc == 0)
         rc = sampling_from(&options.sampling, &rl->sampling, &config, inputs->tokenizer,

@@ -19,6 +19,7 @@ struct audit_group {
     int32_t size, seen, scored;
     uint64_t *trajectory_ids; /* [size] */
     bool *arrived;            /* [size] the group has a trajectory of it */
+    bool abandoned;           /* DROPPED before all samples were there */
     bool listed;              /* by its batch */
 };
 
@@ -86,6 +87,7 @@ static int check_group(struct audit *audit, const Hone__GroupRecord *record)
     group->batch = in_batch ? record->batch : 0;
     group->left_batch =
         (state == GROUP_TRAINED || state == GROUP_DROPPED) && record->has_batch ? record->batch : 0;
+    group->abandoned = reason == DROP_ABANDONED;
     group->size = record->size;
     group->trajectory_ids = memory_dup(record->trajectory_ids, (size_t)record->size * 8);
     audit->states[state]++;
@@ -95,7 +97,7 @@ static int check_group(struct audit *audit, const Hone__GroupRecord *record)
     for (int32_t i = 0; i < record->size; i++)
         group->arrived[i] = record->trajectory_ids[i] != 0;
     for (int32_t i = 0; i < record->size; i++)
-        if (state != GROUP_LEASED && record->trajectory_ids[i] == 0)
+        if (state != GROUP_LEASED && reason != DROP_ABANDONED && record->trajectory_ids[i] == 0)
             return wrong("group", id, "it is complete and lacks a trajectory");
     return 0;
 }
@@ -264,7 +266,7 @@ static int check_members(const struct audit *audit, uint64_t id)
     for (int32_t k = 0; k < group->size; k++)
         if (group->trajectory_ids[k] != 0)
             return wrong("group", id, "G4: a trajectory of it is not in the log");
-    if (group->state != GROUP_LEASED && group->scored != group->size)
+    if (group->state != GROUP_LEASED && !group->abandoned && group->scored != group->size)
         return wrong("group", id, "G8: a trajectory of it has no reward");
     return 0;
 }
@@ -280,6 +282,16 @@ static int check_totals(const struct audit *audit)
         return error_set(HONE_ECORRUPT,
                          "G1: %" PRIu64 " groups were dispatched, the log has %" PRIu64,
                          audit->state->next_order, audit->group_count);
+    int64_t left = audit->states[GROUP_TRAINED], dropped = 0;
+    for (int i = 0; i < DROP_REASON_COUNT; i++)
+        dropped += audit->drops[i];
+    int64_t in_flight =
+        audit->states[GROUP_LEASED] + audit->states[GROUP_SCORED] + audit->states[GROUP_BATCHED];
+    if (audit->state->next_order != (uint64_t)(left + dropped + in_flight))
+        return error_set(HONE_ECORRUPT,
+                         "G1: %" PRIu64 " groups were leased, %" PRId64 " trained + %" PRId64
+                         " dropped + %" PRId64 " in flight do not make that",
+                         audit->state->next_order, left, dropped, in_flight);
     if (audit->batches + 1 != audit->state->next_batch)
         return error_set(HONE_ECORRUPT, "G4: batch %" PRId64 " is next, the log has %" PRId64,
                          audit->state->next_batch, audit->batches);
@@ -299,6 +311,13 @@ static void describe(const struct audit *audit, struct text *report)
                 audit->group_count, audit->states[GROUP_TRAINED], audit->states[GROUP_BATCHED],
                 audit->states[GROUP_SCORED], audit->states[GROUP_LEASED],
                 audit->states[GROUP_DROPPED]);
+    int64_t in_flight =
+        audit->states[GROUP_LEASED] + audit->states[GROUP_SCORED] + audit->states[GROUP_BATCHED];
+    text_printf(report,
+                "ledger       %" PRIu64 " leased = %" PRId64 " trained + %" PRId64
+                " dropped + %" PRId64 " in flight: balanced\n",
+                audit->state != NULL ? audit->state->next_order : 0, audit->states[GROUP_TRAINED],
+                audit->states[GROUP_DROPPED], in_flight);
     text_append(report, "dropped     ");
     for (int i = 0; i < DROP_REASON_COUNT; i++)
         text_printf(report, " %s %" PRId64, drop_reason_name((enum drop_reason)i), audit->drops[i]);

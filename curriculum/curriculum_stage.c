@@ -11,12 +11,14 @@
 #include "curriculum/partial.h"
 #include "curriculum/scoring.h"
 #include "curriculum/training.h"
+#include "curriculum/wait_chain.h"
 #include "infra/base/error.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 
 #define MESSAGES_PER_TICK 256
-#define SILENT_MS         10000 /* a worker not heard for this long is gone */
+#define SILENT_MS         10000   /* a worker not heard for this long is gone */
+#define ABSENT_MAX_MS     3600000 /* the longest silence that a worker may announce */
 #define IDLE_WAIT_MS      100
 #define STOP_LINGER_MS    300 /* Stop is on its way */
 #define RESUMED_LINGER_MS                                                                          \
@@ -186,6 +188,12 @@ static void on_heartbeat(struct curriculum_stage *hub, struct peer *peer,
     snprintf(peer->waiting_for, sizeof peer->waiting_for, "%s",
              beat->waiting_for != NULL ? beat->waiting_for : "");
     peer->waiting_since_ms = beat->has_waiting_since_ms ? beat->waiting_since_ms : 0;
+    int64_t absent_ms = beat->has_absent_ms ? beat->absent_ms : 0;
+    if (absent_ms > ABSENT_MAX_MS)
+        absent_ms = ABSENT_MAX_MS;
+    peer->absent_until_ms = absent_ms > 0 ? peer->heard_ms + absent_ms : 0;
+    snprintf(peer->doing, sizeof peer->doing, "%s",
+             absent_ms > 0 && beat->doing != NULL ? beat->doing : "");
     envelope.kind = HONE__KIND__KIND_HEARTBEAT;
     envelope.heartbeat = &answer;
     (void)wire_server_send(hub->server, &peer->wire, &envelope, NULL, 0);
@@ -297,7 +305,7 @@ static void lose_silent_peers(struct curriculum_stage *hub)
     int64_t now = clock_now_ms(hub->clock);
     for (int32_t i = hub->peers.count - 1; i >= 0; i--) {
         struct peer *peer = &hub->peers.items[i];
-        if (now - peer->heard_ms <= SILENT_MS)
+        if (now - peer->heard_ms <= SILENT_MS || now < peer->absent_until_ms)
             continue;
         log_warn("%s has been silent for %lld s: it counts as gone", peer->wire.identity,
                  (long long)((now - peer->heard_ms) / 1000));
@@ -346,7 +354,8 @@ static int tick(struct curriculum_stage *hub, bool *busy)
     if (rc < 0)
         return rc;
     lose_silent_peers(hub);
-    dispatch_expire(hub, SILENT_MS);
+    if ((rc = dispatch_expire(hub, SILENT_MS)) < 0)
+        return rc;
     scoring_expire(hub);
     if ((rc = check_rewards(hub)) < 0)
         return rc;
@@ -365,6 +374,7 @@ static int tick(struct curriculum_stage *hub, bool *busy)
     if ((rc = training_send(hub)) < 0)
         return rc;
     hub_report_stall(hub);
+    wait_chain_publish(hub);
     return 0;
 }
 

@@ -148,6 +148,7 @@ struct rl_settings {
     int64_t checkpoint_steps;
     int64_t keep_checkpoints;
     double lease_timeout_s;
+    int64_t lease_retries;
     struct actor_settings actor;
     int64_t eval_steps; /* 0: only after the stage */
 };
@@ -207,6 +208,7 @@ struct log_settings {
     enum recipe_log_keep keep;
     int64_t keep_batches; /* with keep unacknowledged: durable batches kept besides */
     enum recipe_log_level level;
+    double stall_s; /* 0: not watched */
 };
 
 struct recipe {

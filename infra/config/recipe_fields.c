@@ -273,6 +273,8 @@ static const struct config_field rl_fields[] = {
         "Checkpoints kept; the oldest go first"),
     FLOAT("lease_timeout_s", rl_settings, lease_timeout_s, "600", 1, 604800, "s",
           "A lease without news for this long is given to another actor"),
+    INT("lease_retries", rl_settings, lease_retries, "3", 0, 100, "leases",
+        "Leases of a group that may expire or be given back in a row; then the group is dropped"),
     TABLE("actor", rl_settings, actor, actor_fields, "The generation engine of each actor."),
     INT("eval_steps", rl_settings, eval_steps, "0", 0, STEPS_MAX, "steps",
         "Steps between evaluations; 0 evaluates only after the stage"),
@@ -359,7 +361,12 @@ static const struct config_field log_fields[] = {
          "no checkpoint has yet"),
     INT("keep_batches", log_settings, keep_batches, "0", 0, FIELD_UNBOUNDED, "batches",
         "With keep: unacknowledged, newest durable batches whose trajectories are kept too"),
-    ENUM("level", log_settings, level, "info", level_names, "Least severe line logged"), END};
+    ENUM("level", log_settings, level, "info", level_names, "Least severe line logged"),
+    FLOAT("stall_s", log_settings, stall_s, "30", 0, 86400, "s",
+          "When nothing moves for so long, who waits for whom is logged, with queues and stacks; 0 "
+          "is "
+          "off"),
+    END};
 
 const struct config_field recipe_fields[] = {
     STRING("name", recipe, name, "run", 0,

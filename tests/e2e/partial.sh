@@ -57,7 +57,7 @@ expect "audit" "$hone" audit killed
 
 for kv in keep recompute; do
     # shellcheck disable=SC2086
-    "$hone" run recipe.yaml output_dir="$scratch/$kv" $base rl.staleness_max=4 rl.steps=10 rl.actor.slots=16 rl.actor.kv_on_swap=$kv \
+    "$hone" run recipe.yaml output_dir="$scratch/$kv" $base rl.staleness_max=4 rl.prompts_per_step=4 rl.steps=10 rl.actor.slots=2 rl.actor.kv_on_swap=$kv \
         >/dev/null 2>log.txt || { tail -n 30 log.txt >&2; fail "the run with kv_on_swap: $kv"; }
     mixed=$(metric $kv/metrics/rl.jsonl mismatch/mixed_kv_tokens | awk '{sum += $1} END {print sum + 0}')
     compared=$(metric $kv/metrics/rl.jsonl mismatch/current_version_tokens | awk '{sum += $1} END {print sum + 0}')

@@ -112,6 +112,7 @@ static const struct command_option data_options[] = {
 
 static const struct command_option inspect_options[] = {
     {.name = "summary", .help = "print the final table instead of trajectories"},
+    {.name = "waiting", .help = "who waits for whom in a run that goes on, queues and credit"},
     {.name = "limit", .value = "N", .help = "trajectories to show", .default_text = "10"},
     {.name = "id", .value = "HEX", .help = "one trajectory"},
     {.name = "prompt", .value = "N", .help = "of this prompt", .default_text = "-1"},

@@ -1,4 +1,5 @@
 #include <inttypes.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,6 +156,54 @@ static int read_filters(const struct command_line *line, struct inspection *insp
     return 0;
 }
 
+/* Who waits for whom: the hub's own account. */
+static int print_waiting(const struct run_directory *run)
+{
+    struct text text;
+    size_t i;
+    json_t *link, *worker, *value;
+    const char *name;
+    text_init(&text);
+    json_t *file = waiting_read(run, &text);
+    text_release(&text);
+    if (file == NULL)
+        return error_set(HONE_ENOENT, "%s: the RL stage has not said who waits for whom",
+                         run->path);
+    double age_s = (double)(clock_unix_ms(clock_system()) -
+                            json_integer_value(json_object_get(file, "time_ms"))) /
+                   1000.0;
+    printf("%s %.1f s ago; nothing has moved for %.1f s\n",
+           json_is_true(json_object_get(file, "stalled")) ? "STALLED" : "as of", age_s,
+           (double)json_integer_value(json_object_get(file, "quiet_ms")) / 1000.0);
+    json_array_foreach(json_object_get(file, "chain"), i, link)
+    {
+        printf("  %s %s for %.1f s\n", json_string_value(json_object_get(link, "who")),
+               json_string_value(json_object_get(link, "what")),
+               (double)json_integer_value(json_object_get(link, "ms")) / 1000.0);
+    }
+    json_array_foreach(json_object_get(file, "workers"), i, worker)
+    {
+        const char *waits = json_string_value(json_object_get(worker, "waiting_for"));
+        const char *doing = json_string_value(json_object_get(worker, "doing"));
+        printf("worker %-12s heard %.1f s ago, credit %lld, %s%s\n",
+               json_string_value(json_object_get(worker, "name")),
+               (double)json_integer_value(json_object_get(worker, "heard_ms_ago")) / 1000.0,
+               json_integer_value(json_object_get(worker, "credit")),
+               doing && doing[0]   ? doing
+               : waits && waits[0] ? "waits for "
+                                   : "busy",
+               doing && doing[0] ? ""
+               : waits           ? waits
+                                 : "");
+    }
+    json_object_foreach(json_object_get(file, "queues"), name, value)
+    {
+        printf("queue  %-20s %lld\n", name, json_integer_value(value));
+    }
+    json_decref(file);
+    return 0;
+}
+
 int command_inspect(const struct command_line *line)
 {
     struct run_directory run;
@@ -167,6 +216,10 @@ int command_inspect(const struct command_line *line)
         return rc;
     if (command_flag(line, "summary")) {
         rc = pipeline_summary(&recipe, &run);
+        goto out;
+    }
+    if (command_flag(line, "waiting")) {
+        rc = print_waiting(&run);
         goto out;
     }
     if ((rc = open_log(&run, &log)) < 0)

@@ -13,6 +13,7 @@
 #include "infra/base/log.h"
 #include "infra/base/rng.h"
 #include "infra/config/problem.h"
+#include "infra/launch/stack_dump.h"
 #include "infra/telemetry/metrics.h"
 #include "reward/scorer_stage.h"
 
@@ -28,6 +29,7 @@ static int worker_open(struct worker *worker, const char *run_path, enum worker_
     worker->index = index;
     snprintf(worker->name, sizeof worker->name, "%s", name);
     log_set_role(worker->name);
+    stack_dump_install();
     int rc = run_directory_attach(&worker->run, run_path);
     if (rc < 0)
         return rc;

@@ -52,7 +52,7 @@ struct world {
     struct wire_server *server;
     struct wire_peer peer;
     bool generates; /* the next batch is sampled and sent when the last one is done */
-    int hellos, readies, dones, heartbeats;
+    int hellos, readies, dones, heartbeats, absences;
     int64_t ready_durable, ready_version;
     int64_t trained, durable, sent;
     char hashes[STEPS + 1][HASH_HEX_SIZE];
@@ -144,6 +144,10 @@ static void hub_tick(struct world *w)
             break;
         case HONE__KIND__KIND_HEARTBEAT:
             w->heartbeats++;
+            if (envelope->heartbeat->has_absent_ms && envelope->heartbeat->absent_ms > 0) {
+                assert_non_null(strstr(envelope->heartbeat->doing, "saving the "));
+                w->absences++;
+            }
             break;
         default:
             fail_msg("a learner does not send %s", wire_kind_name(envelope->kind));
@@ -459,6 +463,7 @@ static void test_a_restart_equals_the_uninterrupted_run(void **state)
     }
     check_metrics(w.metrics_path);
     check_final(&w);
+    assert_true(w.absences >= 3); /* before every checkpoint and the result */
     stop_and_finish(&w);
     stop_learner(&w);
 

@@ -31,12 +31,33 @@ static const struct command_option stage_options[] = {
      .default_text = "0"},
     {0}};
 
-static const struct command_option worker_options[] = {
+static const struct command_option curriculum_options[] = {
     {.name = "run", .value = "DIR", .help = "run directory to join"},
     {.name = "index",
      .value = "N",
      .help = "number of this worker in its pool",
      .default_text = "0"},
+    {0}};
+
+static const struct command_option worker_options[] = {
+    {.name = "run", .value = "DIR", .help = "run directory to join, on the run's own machine"},
+    {.name = "index",
+     .value = "N",
+     .help = "number of this worker in its pool on this machine",
+     .default_text = "0"},
+    {.name = "join", .value = "ENDPOINT", .help = "the hub of a run elsewhere: tcp://HOST:PORT"},
+    {.name = "keys", .value = "DIR", .help = "with --join: directory with this worker's key"},
+    {.name = "name",
+     .value = "NAME",
+     .help = "with --join: this worker's name (default: ROLE-HOST-INDEX)"},
+    {.name = "model",
+     .value = "DIR",
+     .help = "with --join: what the RL stage starts from, when the recipe's earlier stages ran "
+             "elsewhere"},
+    {.name = "set",
+     .value = "KEY=VALUE",
+     .help = "override a recipe key (repeatable)",
+     .repeated = true},
     {0}};
 
 static const struct command_option eval_options[] = {
@@ -120,6 +141,9 @@ static const struct command_option inspect_options[] = {
      .value = "N",
      .help = "with tokens of this policy version",
      .default_text = "-1"},
+    {.name = "status",
+     .value = "WORD",
+     .help = "with this reward (ok, timeout, ...), group (trained, dropped, ...) or reason"},
     {.name = "reward-min", .value = "R", .help = "reward at least", .default_text = "-1e30"},
     {.name = "reward-max", .value = "R", .help = "reward at most", .default_text = "1e30"},
     {.name = "tokens", .help = "token by token: id, version, logprob"},
@@ -143,6 +167,11 @@ static const struct command_option bench_options[] = {
      .default_text = "bfloat16"},
     {.name = "json", .value = "FILE", .help = "also write the figures as JSON"},
     {0}};
+
+#define JOIN_TEXT                                                                                  \
+    "With --run: a process of a run directory, as `hone run` starts it. With --join, --keys and "  \
+    "the run's recipe: joins from another machine, and comes back by itself after the hub was "    \
+    "away."
 
 static const struct command_option keys_options[] = {
     {.name = "list", .help = "who may connect: role, names, public key"},
@@ -177,11 +206,14 @@ const struct command hone_commands[] = {
      1, -1, command_tokenize},
     {"logprobs", "MODEL [TEXT ...]", "log-probability of every token of a text", NULL,
      logprobs_options, 1, -1, command_logprobs},
-    {"curriculum", "", "a run's hub: prompts, leases, batches and the log", NULL, worker_options, 0,
-     0, command_curriculum},
-    {"actor", "", "a rollout actor of a run", NULL, worker_options, 0, 0, command_actor},
-    {"scorer", "", "a reward scorer of a run", NULL, worker_options, 0, 0, command_scorer},
-    {"learner", "", "the learner of a run", NULL, worker_options, 0, 0, command_learner},
+    {"curriculum", "", "a run's hub: prompts, leases, batches and the log", NULL,
+     curriculum_options, 0, 0, command_curriculum},
+    {"actor", "[RECIPE [KEY=VALUE ...]]", "a rollout actor of a run", JOIN_TEXT, worker_options, 0,
+     -1, command_actor},
+    {"scorer", "[RECIPE [KEY=VALUE ...]]", "a reward scorer of a run", JOIN_TEXT, worker_options, 0,
+     -1, command_scorer},
+    {"learner", "[RECIPE [KEY=VALUE ...]]", "the learner of a run", JOIN_TEXT, worker_options, 0,
+     -1, command_learner},
     {"data", "make|equations|calculator|tokenizer|show", "make, derive and look at data",
      "make: arithmetic word problems and raw text of the same world, from a seed, into the "
      "directory --out. calculator: "
@@ -199,7 +231,7 @@ const struct command hone_commands[] = {
      "was "
      "trained first; the first that has not is named and the exit status is not 0.",
      replay_options, 1, 1, command_replay},
-    {"bench", "gemm|decode|train", "time the engine against this machine's limits", NULL,
+    {"bench", "gemm|decode|train|wire", "time the engine against this machine's limits", NULL,
      bench_options, 1, 1, command_bench},
     {"doctor", "", "what this machine can do", NULL, NULL, 0, 0, command_doctor},
     {"keys", "DIR", "make and revoke the keys of a run on several machines",

@@ -7,6 +7,7 @@
 #include "actors/lease_list.h"
 #include "actors/weight_swap.h"
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/hash.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
@@ -17,6 +18,7 @@
 #define HEARTBEAT_MS      1000
 #define HUB_SILENT_MS     3000
 #define RESEND_MS         5000
+#define OWED_MS           10000 /* see owed_too_long */
 #define CREDITS_PER_SLOT  2
 #define SAMPLES_MAX       65536 /* of one lease */
 #define ENDPOINT_MAX      256
@@ -36,7 +38,8 @@ struct actor_stage {
     bool welcomed;
     char run_id[NAME_MAX_BYTES];
     int64_t heard_ms, hello_ms, heartbeat_ms;
-    int32_t credits; /* samples ordered and not leased yet */
+    int64_t leased_ms; /* when a lease came last */
+    int32_t credits;   /* samples ordered and not leased yet */
 
     /* weights */
     char weights_endpoint[ENDPOINT_MAX];
@@ -228,6 +231,7 @@ static void send_parcels(struct actor_stage *s, int64_t now_ms)
         if (!send_trajectory(s, &parcel->trajectory))
             return;
         parcel->sent_ms = now_ms;
+        fault_point("trajectory.sent");
     }
 }
 
@@ -337,6 +341,7 @@ static void handle_lease(struct actor_stage *s, const Hone__Lease *message)
         parcel_list_holds(&s->parcels, message->lease_id, message->fence))
         return; /* sent again after a Hello, on no new credit */
     s->credits -= message->sample_count < s->credits ? message->sample_count : s->credits;
+    s->leased_ms = clock_now_ms(s->clock);
     struct lease *lease = MEMORY_NEW(struct lease);
     if (read_lease(message, lease) < 0) {
         send_lease_return(s, message->lease_id, message->fence, error_message());
@@ -368,7 +373,10 @@ static void handle_progress_ack(struct actor_stage *s, const Hone__ProgressAck *
 
 static void handle_ack(struct actor_stage *s, const Hone__TrajectoryAck *ack)
 {
-    if (parcel_list_remove(&s->parcels, ack->id) && ack->has_refused && ack->refused)
+    bool refused = ack->has_refused && ack->refused;
+    if (!refused)
+        fault_note("acknowledged", ack->id);
+    if (parcel_list_remove(&s->parcels, ack->id) && refused)
         log_debug("trajectory %llu refused: %s", (unsigned long long)ack->id,
                   ack->reason ? ack->reason : "no reason given");
 }
@@ -436,6 +444,7 @@ static int receive_weights(struct actor_stage *s)
     rollout_engine_set_version(s->engine, s->version);
     log_debug("weights v%lld", (long long)s->version);
     want_weights(s, s->weights_endpoint);
+    fault_point("weights.swapped");
     return 0;
 }
 
@@ -561,6 +570,14 @@ static void note_waiting(struct actor_stage *s, bool working)
     s->waiting_since_ms = clock_unix_ms(s->clock);
 }
 
+/* A credit or a lease may have been lost with a connection that came back by itself; nothing would
+ * ever say so. A Hello has credits counted anew and leases sent again. */
+static bool owed_too_long(const struct actor_stage *s, int64_t now_ms)
+{
+    return s->welcomed && s->credits > 0 && now_ms - s->leased_ms > OWED_MS &&
+           now_ms - s->hello_ms > OWED_MS;
+}
+
 static void fill_wait(struct actor_stage *s, bool working, int64_t now_ms, struct stage_wait *wait)
 {
     int64_t sleep_ms = s->welcomed ? s->heartbeat_ms + HEARTBEAT_MS - now_ms : 20;
@@ -586,7 +603,8 @@ int actor_stage_tick(void *stage, struct stage_wait *wait)
     if (rc < 0)
         return rc;
     bool silent = !s->welcomed || now_ms - s->heard_ms > HUB_SILENT_MS;
-    if (silent && now_ms - s->hello_ms > HUB_SILENT_MS && !s->finished)
+    if (!s->finished &&
+        ((silent && now_ms - s->hello_ms > HUB_SILENT_MS) || owed_too_long(s, now_ms)))
         send_hello(s, now_ms);
     expire_leases(s);
     feed_engine(s);

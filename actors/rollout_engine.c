@@ -64,11 +64,11 @@ struct rollout_engine {
     int32_t *row_tokens, *row_positions, *row_slots; /* [max_rows] */
     struct kv_sequence **sequences;                  /* [slots] */
     int32_t *sample_slots, *sample_rows;             /* [slots] */
-    int32_t *sampled;                                /* [slots] chosen tokens */
-    float *sampled_logprob, *sampled_mass;           /* [slots] */
-    float *logits;                                   /* [slots, vocab] */
+    struct token_choice *choices;                    /* [slots] */
+    int32_t tile_first;                              /* sample of the tile's first row */
+    const float *tile;                               /* logits, the transformer's */
     float *probs_scratch;                            /* [threads, vocab] */
-    int32_t *order_scratch;                          /* [threads, vocab] */
+    int32_t *ids_scratch;                            /* [threads, vocab] */
 };
 
 static int32_t blocks_for(int32_t positions)
@@ -143,12 +143,11 @@ static void allocate_steps(struct rollout_engine *engine)
     engine->row_slots = MEMORY_ARRAY(int32_t, max_rows);
     engine->sample_slots = MEMORY_ARRAY(int32_t, slots);
     engine->sample_rows = MEMORY_ARRAY(int32_t, slots);
-    engine->sampled = MEMORY_ARRAY(int32_t, slots);
-    engine->sampled_logprob = MEMORY_ARRAY(float, slots);
-    engine->sampled_mass = MEMORY_ARRAY(float, slots);
-    engine->logits = memory_map((size_t)slots * vocab * sizeof(float));
+    engine->choices = MEMORY_ARRAY(struct token_choice, slots);
     engine->probs_scratch = MEMORY_ARRAY(float, threads *vocab);
-    engine->order_scratch = MEMORY_ARRAY(int32_t, threads * vocab);
+    engine->ids_scratch = MEMORY_ARRAY(int32_t, threads * vocab);
+    engine->finished_capacity = slots; /* grows when nobody collects them */
+    engine->finished = MEMORY_ARRAY(struct finished_rollout, slots);
 }
 
 int rollout_engine_create(struct rollout_engine **engine, struct model *model,
@@ -210,27 +209,30 @@ void rollout_engine_destroy(struct rollout_engine *engine)
     memory_free(engine->row_slots);
     memory_free(engine->sample_slots);
     memory_free(engine->sample_rows);
-    memory_free(engine->sampled);
-    memory_free(engine->sampled_logprob);
-    memory_free(engine->sampled_mass);
-    memory_unmap(engine->logits,
-                 (size_t)engine->options.slots * (size_t)engine->vocab * sizeof(float));
+    memory_free(engine->choices);
     memory_free(engine->probs_scratch);
-    memory_free(engine->order_scratch);
+    memory_free(engine->ids_scratch);
     memory_free(engine);
 }
 
-size_t rollout_engine_bytes(const struct model_config *config, enum dtype dtype,
-                            const struct rollout_engine_options *options, int threads)
+struct rollout_engine_memory rollout_engine_memory(const struct model_config *config,
+                                                   enum dtype dtype,
+                                                   const struct rollout_engine_options *options,
+                                                   int threads)
 {
-    size_t slots = (size_t)options->slots;
-    size_t vocab = (size_t)config->vocab_size;
+    size_t slots = (size_t)options->slots, vocab = (size_t)config->vocab_size;
+    size_t tokens = (size_t)options->max_sequence_tokens, rows = (size_t)max_rows_of(options);
     size_t per_token = sizeof(int32_t) + 2 * sizeof(float) + sizeof(int64_t) + 1;
-    return kv_cache_bytes(config, dtype, kv_blocks_of(options)) +
-           transformer_bytes(config, dtype, max_rows_of(options), false) +
-           slots * (size_t)options->max_sequence_tokens * per_token +
-           slots * vocab * sizeof(float) +
-           (size_t)threads * vocab * (sizeof(float) + sizeof(int32_t));
+    size_t per_slot = tokens * per_token + (size_t)blocks_for((int32_t)tokens) * sizeof(int32_t) +
+                      sizeof(struct slot) + QUEUE_PER_SLOT * sizeof(struct rollout_request) +
+                      sizeof(struct finished_rollout) + sizeof(struct kv_sequence *);
+    return (struct rollout_engine_memory){
+        .kv_cache = kv_cache_bytes(config, dtype, kv_blocks_of(options)),
+        .activations = transformer_bytes(config, dtype, max_rows_of(options), false),
+        .sequences = sizeof(struct rollout_engine) + slots * per_slot,
+        .sampling = slots * (sizeof(struct token_choice) + 3 * sizeof(int32_t)) +
+                    3 * rows * sizeof(int32_t) +
+                    (size_t)threads * vocab * (sizeof(float) + sizeof(int32_t))};
 }
 
 /* ---- requests ---- */
@@ -448,44 +450,35 @@ static int32_t plan_samples(struct rollout_engine *engine)
 static void sample_range(void *context, int64_t begin, int64_t end, int thread)
 {
     struct rollout_engine *engine = context;
-    float *probs = engine->probs_scratch + (int64_t)thread * engine->vocab;
-    int32_t *order = engine->order_scratch + (int64_t)thread * engine->vocab;
+    const struct token_sampler sampler = {
+        .ops = engine->compute.ops,
+        .vocab = engine->vocab,
+        .allowed_vocab = engine->options.allowed_vocab,
+        .probs = engine->probs_scratch + (int64_t)thread * engine->vocab,
+        .ids = engine->ids_scratch + (int64_t)thread * engine->vocab};
     for (int64_t i = begin; i < end; i++) {
-        const struct slot *slot = &engine->slots[engine->sample_slots[i]];
+        int64_t sample = engine->tile_first + i;
+        const struct slot *slot = &engine->slots[engine->sample_slots[sample]];
         struct rng_key key = {.seed = slot->request.sampling.seed,
                               .purpose = engine->options.rng_purpose,
                               .a = slot->request.prompt_id,
                               .b = (uint32_t)slot->request.sample_index};
-        engine->sampled[i] =
-            token_sample(engine->compute.ops, engine->vocab, engine->options.allowed_vocab,
-                         engine->logits + i * engine->vocab, &slot->request.sampling, &key,
-                         (uint64_t)slot->count, probs, order, &engine->sampled_mass[i]);
+        token_sample(&sampler, engine->tile + i * engine->vocab, &slot->request.sampling, &key,
+                     (uint64_t)slot->count, &engine->choices[sample]);
     }
 }
 
-static float logprob_temperature(const struct slot *slot)
-{
-    float temperature = slot->request.sampling.temperature;
-    return temperature > 0.0f ? temperature : 1.0f;
-}
-
-/* Chooses a token for every sampling slot and computes its logprob (A2): one call for each run of
- * equal temperatures. */
+/* Chooses a token for every sampling slot, with its logprob (A2): tile by tile of logits, so that
+ * no [slots, vocab] matrix exists. */
 static void sample_tokens(struct rollout_engine *engine, int32_t samples)
 {
-    int64_t vocab = engine->vocab;
-    int64_t grain = SAMPLE_GRAIN_TERMS / vocab > 0 ? SAMPLE_GRAIN_TERMS / vocab : 1;
-    transformer_logits(engine->transformer, samples, engine->sample_rows, engine->logits);
-    parallel_for(engine->compute.pool, samples, grain, sample_range, engine);
-    for (int32_t first = 0, end = 0; first < samples; first = end) {
-        float temperature = logprob_temperature(&engine->slots[engine->sample_slots[first]]);
-        for (end = first + 1; end < samples; end++) {
-            if (logprob_temperature(&engine->slots[engine->sample_slots[end]]) != temperature)
-                break;
-        }
-        engine->compute.ops->token_logprob(
-            engine->compute.pool, end - first, vocab, engine->logits + first * vocab, vocab,
-            temperature, engine->sampled + first, engine->sampled_logprob + first, NULL, NULL);
+    int64_t grain = SAMPLE_GRAIN_TERMS / engine->vocab;
+    int32_t rows = transformer_head_rows(engine->transformer);
+    for (int32_t first = 0; first < samples; first += rows) {
+        int32_t count = samples - first < rows ? samples - first : rows;
+        engine->tile_first = first;
+        engine->tile = transformer_head(engine->transformer, count, engine->sample_rows + first);
+        parallel_for(engine->compute.pool, count, grain > 0 ? grain : 1, sample_range, engine);
     }
 }
 
@@ -502,16 +495,17 @@ static bool is_stop(const struct sampling *sampling, int32_t token)
 static enum finish_reason accept_token(struct rollout_engine *engine, int32_t i)
 {
     struct slot *slot = &engine->slots[engine->sample_slots[i]];
-    if (!isfinite(engine->sampled_logprob[i]) || !isfinite(engine->sampled_mass[i]))
+    const struct token_choice *choice = &engine->choices[i];
+    if (!isfinite(choice->logprob) || !isfinite(choice->log_mass))
         return FINISH_ABORT;
     int32_t at = slot->count++;
-    slot->tokens[at] = engine->sampled[i];
-    slot->logprob[at] = engine->sampled_logprob[i];
-    slot->log_mass[at] = engine->sampled_mass[i];
+    slot->tokens[at] = choice->token;
+    slot->logprob[at] = choice->logprob;
+    slot->log_mass[at] = choice->log_mass;
     slot->version[at] = engine->version;
     slot->kv_mixed[at] = slot->mixed;
     engine->tokens_sampled++;
-    if (is_stop(&slot->request.sampling, engine->sampled[i]))
+    if (is_stop(&slot->request.sampling, choice->token))
         return FINISH_STOP;
     return slot->count >= slot->limit ? FINISH_LENGTH : FINISH_NONE;
 }

@@ -47,9 +47,14 @@ int rollout_engine_create(struct rollout_engine **engine, struct model *model,
                           const struct rollout_engine_options *options,
                           const struct compute *compute);
 void rollout_engine_destroy(struct rollout_engine *engine);
-/* Bytes rollout_engine_create would allocate for this model: for the memory plan. */
-size_t rollout_engine_bytes(const struct model_config *config, enum dtype dtype,
-                            const struct rollout_engine_options *options, int threads);
+/* What rollout_engine_create would allocate for this model, by use: for the memory plan. */
+struct rollout_engine_memory {
+    size_t kv_cache, activations, sequences, sampling;
+};
+struct rollout_engine_memory rollout_engine_memory(const struct model_config *config,
+                                                   enum dtype dtype,
+                                                   const struct rollout_engine_options *options,
+                                                   int threads);
 
 /* Queue room left; a request may be submitted while > 0 (queue of 2 x slots). */
 int32_t rollout_engine_room(const struct rollout_engine *engine);

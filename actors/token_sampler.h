@@ -10,16 +10,33 @@
 #include "infra/compute/ops.h"
 #include "infra/data/trajectory.h"
 
-/* scratch: fp32 [vocab] and int32 [vocab]. allowed_vocab: ids at or past it are never sampled
- * (padding rows). Sampling: probabilities of softmax(logits / temperature); top-k, then top-p, then
- * min-p restrict the support (ties by lower id); a uniform draw walks the cumulative sum in
- * ascending id. *log_mass: log of the kept mass (0 when nothing was cut). Greedy (temperature 0):
- * the largest logit, lowest id on ties; *log_mass is 0. top-p keeps the smallest set of most likely
- * tokens whose share of what top-k left reaches it; min-p keeps tokens at least min_p times as
- * likely as the most likely one. The most likely token is always kept. */
-int32_t token_sample(const struct backend_ops *ops, int64_t vocab, int64_t allowed_vocab,
-                     const float *logits, const struct sampling *sampling,
-                     const struct rng_key *key, uint64_t position, float *probs_scratch,
-                     int32_t *order_scratch, float *log_mass);
+/* What a thread samples with; the caller owns the arrays. */
+struct token_sampler {
+    const struct backend_ops *ops;
+    int64_t vocab;
+    int64_t allowed_vocab; /* ids at or past it are never sampled (padding rows) */
+    float *probs;          /* [vocab] scratch */
+    int32_t *ids;          /* [vocab] scratch */
+};
+
+struct token_choice {
+    int32_t token;
+    float logprob;  /* token_logprob's bits; at temperature 1 when greedy */
+    float log_mass; /* log of the kept mass, 0 when nothing was cut */
+};
+
+/* Sampling: probabilities of softmax(logits / temperature); top-k, then top-p, then min-p restrict
+ * the support (ties by lower id); a uniform draw walks the cumulative sum in ascending id. Greedy
+ * (temperature 0): the largest logit, lowest id on ties; nothing is cut. top-p keeps the smallest
+ * set of most likely tokens whose share of what top-k left reaches it; min-p keeps tokens at least
+ * min_p times as likely as the most likely one. The most likely token is always kept.
+ *
+ * Logits that have no softmax (NaN, +inf, all -inf) give a logprob that is not a number.
+ *
+ * Cost: a few passes over the vocabulary; a cut adds a selection, nowhere a sort, among the tokens
+ * near the most likely one. */
+void token_sample(const struct token_sampler *sampler, const float *logits,
+                  const struct sampling *sampling, const struct rng_key *key, uint64_t position,
+                  struct token_choice *choice);
 
 #endif

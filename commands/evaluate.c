@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "actors/engine_plan.h"
 #include "actors/rollout_engine.h"
 #include "commands/prompts.h"
 #include "commands/stage_options.h"
@@ -43,11 +44,9 @@ static int evaluation_open(struct evaluation *e, const char *model_directory, in
     if ((rc = prompt_set_load(&e->set, &settings->data, e->tokenizer, settings->max_prompt_tokens,
                               settings->max_prompts, "eval.data")) < 0)
         return rc;
-    if ((rc = model_load(&e->model, model_directory, compute_dtype(e->recipe), false,
-                         &e->compute)) < 0)
-        return rc;
-    const struct model_config *config = model_config_of(e->model);
-    if ((rc = sampling_from(&e->sampling, &settings->sampling, config, e->tokenizer,
+    struct model_config config;
+    if ((rc = model_config_read(&config, model_directory)) < 0 ||
+        (rc = sampling_from(&e->sampling, &settings->sampling, &config, e->tokenizer,
                             (uint64_t)e->recipe->seed, "eval.sampling")) < 0)
         return rc;
     int64_t longest = settings->max_prompt_tokens + settings->sampling.max_completion_tokens;
@@ -55,10 +54,13 @@ static int evaluation_open(struct evaluation *e, const char *model_directory, in
         .slots = (int32_t)settings->slots,
         .prefill_chunk_tokens = 256,
         .max_sequence_tokens =
-            (int32_t)(longest < config->max_positions ? longest : config->max_positions),
+            (int32_t)(longest < config.max_positions ? longest : config.max_positions),
         .rng_purpose = RNG_EVAL,
     };
-    if ((rc = rollout_engine_create(&e->engine, e->model, &options, &e->compute)) < 0)
+    enum dtype dtype = compute_dtype(e->recipe);
+    if ((rc = engine_plan_announce(&config, dtype, &options, threads)) < 0 ||
+        (rc = model_load(&e->model, model_directory, dtype, false, &e->compute)) < 0 ||
+        (rc = rollout_engine_create(&e->engine, e->model, &options, &e->compute)) < 0)
         return rc;
     reward_options_from(&e->reward_options, e->recipe);
     if ((rc = reward_set_create(&e->rewards, e->reward_options.parts, e->reward_options.count,

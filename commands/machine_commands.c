@@ -7,7 +7,10 @@
 #include "infra/compute/bench.h"
 #include "infra/launch/machine.h"
 #include "infra/launch/placement.h"
+#include "infra/wire/bench.h"
 #include "infra/wire/keys.h"
+
+enum { WIRE_BENCH_ROUNDS = 9 };
 
 static int bench_model(const struct command_line *line, int threads, FILE *json)
 {
@@ -59,8 +62,10 @@ int command_bench(const struct command_line *line)
         rc = bench_gemm_to(stdout, json, (int)threads);
     else if (strcmp(kind, "decode") == 0 || strcmp(kind, "train") == 0)
         rc = bench_model(line, (int)threads, json);
+    else if (strcmp(kind, "wire") == 0)
+        rc = wire_bench(stdout, WIRE_BENCH_ROUNDS);
     else
-        rc = error_set(HONE_EINVAL, "bench: unknown kind '%s' (gemm, decode, train)", kind);
+        rc = error_set(HONE_EINVAL, "bench: unknown kind '%s' (gemm, decode, train, wire)", kind);
     if (json != NULL && fclose(json) != 0 && rc == 0)
         rc = error_errno("write %s", json_path);
     return rc;

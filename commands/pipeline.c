@@ -90,8 +90,10 @@ static int add_worker(struct pipeline *p, struct supervisor *supervisor, const c
 static int add_role(struct pipeline *p, struct supervisor *supervisor, enum worker_role role,
                     const char *command, bool essential)
 {
-    int count = worker_count(p->recipe, role);
+    int count = worker_is_remote(p->recipe, role) ? 0 : worker_count(p->recipe, role);
     int rc = 0;
+    if (count == 0)
+        log_info("waiting for %ss to join at %s", command, p->recipe->wire.hub);
     for (int i = 0; i < count && rc == 0; ++i) {
         char name[64], index[16];
         bool single = role == WORKER_CURRICULUM || role == WORKER_LEARNER;

@@ -27,10 +27,9 @@ static const char *nearest_verifier(const char *name)
     return nearest;
 }
 
-/* What the values alone cannot tell: files, and which verifiers this program has. */
-static void check_machine(const struct recipe *recipe, struct problems *problems)
+/* What the recipe's own checks cannot see: which verifiers this program has. */
+static void check_verifiers(const struct recipe *recipe, struct problems *problems)
 {
-    preflight_check(recipe, problems);
     for (int32_t i = 0; i < recipe->reward.parts.count; ++i) {
         const char *verifier = recipe->reward.parts.items[i].verifier;
         if (strcmp(verifier, "command") == 0 || verifier_find(verifier) != NULL)
@@ -43,10 +42,18 @@ static void check_machine(const struct recipe *recipe, struct problems *problems
     }
 }
 
+/* That, and whether the files are there. */
+static void check_machine(const struct recipe *recipe, struct problems *problems)
+{
+    preflight_check(recipe, problems);
+    check_verifiers(recipe, problems);
+}
+
 /* Loads the recipe named first on the command line with its overrides: `--set a.b=c` and bare
- * `a.b=c`. Every problem is printed; the error counts them. */
-static int load_recipe(const struct command_line *line, const char *const *more, int more_count,
-                       struct recipe *recipe)
+ * `a.b=c`. Every problem is printed; the error counts them. has_files: whether this machine should
+ * have the files that it names. */
+static int read_recipe(const struct command_line *line, const char *const *more, int more_count,
+                       bool has_files, struct recipe *recipe)
 {
     const char *overrides[COMMAND_VALUES_MAX * 2];
     int count = 0;
@@ -62,7 +69,7 @@ static int load_recipe(const struct command_line *line, const char *const *more,
     struct recipe_source source = {.path = line->positional[0],
                                    .overrides = overrides,
                                    .override_count = count,
-                                   .check = check_machine};
+                                   .check = has_files ? check_machine : check_verifiers};
     int rc = recipe_read(recipe, &source, &problems);
     if (problems.count > 0) {
         fputs(problems.text.data, stderr);
@@ -71,6 +78,12 @@ static int load_recipe(const struct command_line *line, const char *const *more,
     }
     problems_release(&problems);
     return rc;
+}
+
+static int load_recipe(const struct command_line *line, const char *const *more, int more_count,
+                       struct recipe *recipe)
+{
+    return read_recipe(line, more, more_count, true, recipe);
 }
 
 static int own_binary(char *buffer, size_t capacity)
@@ -148,9 +161,14 @@ int command_sft(const struct command_line *line)
     return single_stage(line, "sft", worker_run_sft);
 }
 
+static int learner_of_run(const char *run_path)
+{
+    return worker_run_learner(&(struct worker_start){.run_path = run_path});
+}
+
 int command_rl(const struct command_line *line)
 {
-    return single_stage(line, "rl", worker_run_learner);
+    return single_stage(line, "rl", learner_of_run);
 }
 
 int command_dpo(const struct command_line *line)
@@ -192,43 +210,56 @@ int command_eval(const struct command_line *line)
     return rc;
 }
 
-static int run_option(const struct command_line *line, const char **run, int64_t *index)
-{
-    *run = command_value(line, "run");
-    if (*run == NULL)
-        return error_set(HONE_EINVAL, "%s: --run DIR is needed: the run directory to join",
-                         line->command->name);
-    return command_int(line, "index", 0, 100000, index);
-}
-
 int command_curriculum(const struct command_line *line)
 {
-    const char *run;
+    const char *run = command_value(line, "run");
+    if (run == NULL)
+        return error_set(HONE_EINVAL, "curriculum: --run DIR is needed: the run directory");
+    return worker_run_curriculum(run);
+}
+
+/* A worker of a run directory, or one that joins a hub with a recipe and keys. */
+static int run_worker(const struct command_line *line,
+                      int (*worker)(const struct worker_start *start))
+{
+    const char *word = line->command->name;
+    struct recipe recipe;
     int64_t index;
-    int rc = run_option(line, &run, &index);
-    return rc < 0 ? rc : worker_run_curriculum(run);
+    struct worker_start start = {.run_path = command_value(line, "run"),
+                                 .join = command_value(line, "join"),
+                                 .keys = command_value(line, "keys"),
+                                 .name = command_value(line, "name"),
+                                 .model = command_value(line, "model"),
+                                 .recipe = &recipe};
+    int rc = command_int(line, "index", 0, 100000, &index);
+    if (rc < 0)
+        return rc;
+    start.index = (int)index;
+    if ((start.run_path != NULL) == (start.join != NULL))
+        return error_set(HONE_EINVAL,
+                         "%s: either --run DIR, or --join tcp://HOST:PORT --keys DIR RECIPE", word);
+    if (start.run_path != NULL && line->positional_count == 0)
+        return worker(&start);
+    if (start.run_path != NULL || line->positional_count == 0 || start.keys == NULL)
+        return error_set(HONE_EINVAL, "%s: --run takes no recipe, --join needs one and --keys DIR",
+                         word);
+    if (!text_starts_with(start.join, "tcp://"))
+        return error_set(HONE_EINVAL, "%s: --join %s: expected tcp://HOST:PORT", word, start.join);
+    rc = read_recipe(line, NULL, 0, false, &recipe);
+    return rc < 0 ? rc : worker(&start);
 }
 
 int command_actor(const struct command_line *line)
 {
-    const char *run;
-    int64_t index;
-    int rc = run_option(line, &run, &index);
-    return rc < 0 ? rc : worker_run_actor(run, (int)index);
+    return run_worker(line, worker_run_actor);
 }
 
 int command_scorer(const struct command_line *line)
 {
-    const char *run;
-    int64_t index;
-    int rc = run_option(line, &run, &index);
-    return rc < 0 ? rc : worker_run_scorer(run, (int)index);
+    return run_worker(line, worker_run_scorer);
 }
 
 int command_learner(const struct command_line *line)
 {
-    const char *run;
-    int64_t index;
-    int rc = run_option(line, &run, &index);
-    return rc < 0 ? rc : worker_run_learner(run);
+    return run_worker(line, worker_run_learner);
 }

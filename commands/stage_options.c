@@ -43,6 +43,7 @@ static void trainer_from(struct trainer_options *options, const struct recipe *r
         .epsilon = settings->epsilon,
         .weight_decay = settings->weight_decay,
         .max_gradient_norm = settings->max_grad_norm,
+        .moments_dtype = settings->moments_dtype == RECIPE_BFLOAT16 ? DTYPE_BF16 : DTYPE_F32,
     };
 }
 

@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "actors/rollout_engine.h"
+#include "actors/engine_plan.h"
 #include "commands/commands.h"
 #include "infra/base/error.h"
 #include "infra/base/file.h"
@@ -16,21 +16,25 @@ enum { TEXT_MAX_BYTES = 64 << 20 };
 
 /* A model opened for a command, on all the cpus this process may use. */
 struct opened {
+    const char *directory;
+    struct model_config config;
+    enum dtype dtype;
     struct compute compute;
     struct tokenizer *tokenizer;
-    struct model *model;
+    struct model *model; /* NULL until open_weights */
 };
 
-static int open_model(struct opened *opened, const struct command_line *line)
+/* Everything but the weights. */
+static int open_text(struct opened *opened, const struct command_line *line)
 {
     const char *directory = line->positional[0], *dtype_name_given = command_value(line, "dtype");
-    enum dtype dtype;
     int64_t threads;
     memset(opened, 0, sizeof *opened);
+    opened->directory = directory;
     if (strcmp(dtype_name_given, "float32") == 0)
-        dtype = DTYPE_F32;
+        opened->dtype = DTYPE_F32;
     else if (strcmp(dtype_name_given, "bfloat16") == 0)
-        dtype = DTYPE_BF16;
+        opened->dtype = DTYPE_BF16;
     else
         return error_set(HONE_EINVAL, "--dtype %s: float32 or bfloat16", dtype_name_given);
     int rc = command_int(line, "threads", 0, 1024, &threads);
@@ -42,16 +46,21 @@ static int open_model(struct opened *opened, const struct command_line *line)
         threads = cpus.count;
     }
     if ((rc = compute_open(&opened->compute, (int)threads)) < 0 ||
-        (rc = model_load(&opened->model, directory, dtype, false, &opened->compute)) < 0 ||
+        (rc = model_config_read(&opened->config, directory)) < 0 ||
         (rc = tokenizer_load(&opened->tokenizer, directory)) < 0)
         return rc;
-    if (tokenizer_vocab_size(opened->tokenizer) > model_config_of(opened->model)->vocab_size)
+    if (tokenizer_vocab_size(opened->tokenizer) > opened->config.vocab_size)
         return error_set(HONE_EINVAL,
                          "%s: the tokenizer has %d entries, the model's vocab_size is %d: they do "
                          "not belong together",
                          directory, tokenizer_vocab_size(opened->tokenizer),
-                         model_config_of(opened->model)->vocab_size);
+                         opened->config.vocab_size);
     return 0;
+}
+
+static int open_weights(struct opened *opened)
+{
+    return model_load(&opened->model, opened->directory, opened->dtype, false, &opened->compute);
 }
 
 static void close_model(struct opened *opened)
@@ -133,7 +142,7 @@ static int generate(struct opened *opened, const struct command_line *line)
     struct text prompt;
     struct sampling sampling;
     int64_t count;
-    const struct model_config *config = model_config_of(opened->model);
+    const struct model_config *config = &opened->config;
     text_init(&prompt);
     token_list_init(&ids);
     int rc = input_text(line, 1, &prompt);
@@ -150,11 +159,17 @@ static int generate(struct opened *opened, const struct command_line *line)
     }
     if (prompt.length == 0 && config->bos_id >= 0)
         ids.count = 1; /* an empty prompt is BOS alone, whatever the tokenizer puts after it */
-    struct rollout_engine_options options = {.slots = (int32_t)(count < 64 ? count : 64),
-                                             .prefill_chunk_tokens = 256,
-                                             .max_sequence_tokens = config->max_positions,
-                                             .rng_purpose = RNG_SAMPLE};
-    if ((rc = rollout_engine_create(&engine, opened->model, &options, &opened->compute)) < 0)
+    int64_t longest = (int64_t)ids.count + sampling.max_completion_tokens;
+    struct rollout_engine_options options = {
+        .slots = (int32_t)(count < 64 ? count : 64),
+        .prefill_chunk_tokens = ids.count < 512 ? ids.count : 512,
+        .max_sequence_tokens =
+            longest < config->max_positions ? (int32_t)longest : config->max_positions,
+        .rng_purpose = RNG_SAMPLE};
+    if ((rc = engine_plan_announce(config, opened->dtype, &options,
+                                   parallel_threads(opened->compute.pool))) < 0 ||
+        (rc = open_weights(opened)) < 0 ||
+        (rc = rollout_engine_create(&engine, opened->model, &options, &opened->compute)) < 0)
         goto out;
     int64_t submitted = 0, finished = 0;
     rollout_engine_set_version(engine, 0);
@@ -190,7 +205,7 @@ out:
 int command_generate(const struct command_line *line)
 {
     struct opened opened;
-    int rc = open_model(&opened, line);
+    int rc = open_text(&opened, line);
     if (rc == 0)
         rc = generate(&opened, line);
     close_model(&opened);
@@ -284,8 +299,8 @@ int command_logprobs(const struct command_line *line)
     struct transformer *transformer = NULL;
     text_init(&text);
     token_list_init(&ids);
-    int rc = open_model(&opened, line);
-    if (rc < 0 || (rc = input_text(line, 1, &text)) < 0 ||
+    int rc = open_text(&opened, line);
+    if (rc < 0 || (rc = open_weights(&opened)) < 0 || (rc = input_text(line, 1, &text)) < 0 ||
         (rc = tokenizer_encode(opened.tokenizer, text.data, text.length, TOKENIZE_SPECIAL, &ids)) <
             0)
         goto out;

@@ -33,6 +33,13 @@ int worker_count(const struct recipe *recipe, enum worker_role role)
     return 1;
 }
 
+bool worker_is_remote(const struct recipe *recipe, enum worker_role role)
+{
+    const char *name;
+    return role != WORKER_CURRICULUM && role != WORKER_OFFLINE &&
+           pool_of(recipe, role, &name)->remote;
+}
+
 static void slice(struct cpu_set_list *cpus, int begin, int end)
 {
     memmove(cpus->cpus, cpus->cpus + begin, (size_t)(end - begin) * sizeof cpus->cpus[0]);

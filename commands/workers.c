@@ -1,9 +1,15 @@
 #include "commands/workers.h"
 
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "actors/actor_stage.h"
+#include "actors/engine_plan.h"
 #include "commands/evaluate.h"
 #include "commands/prompts.h"
 #include "commands/stage_options.h"
@@ -19,17 +25,132 @@
 
 enum { WEIGHTS_DEADLINE_MS = 30000 };
 
+/* ---- the wire ---- */
+
+/* Does this worker meet others over tcp? A worker that joins does; of the run's own, who listens
+ * there, and actors whose learner is elsewhere. */
+static bool needs_keys(const struct worker *worker)
+{
+    const struct recipe *recipe = &worker->recipe;
+    switch (worker->role) {
+    case WORKER_CURRICULUM:
+        return *recipe->wire.hub != '\0';
+    case WORKER_LEARNER:
+        return *recipe->wire.weights != '\0';
+    case WORKER_ACTOR:
+        return recipe->pools.learner.remote;
+    case WORKER_SCORER:
+    case WORKER_OFFLINE:
+        break;
+    }
+    return false;
+}
+
+/* Keys must not end up in a core file; a listener needs descriptors for whoever knocks. */
+static int guard_process(void)
+{
+    struct rlimit none = {0, 0}, files;
+    int fd = open("/proc/self/coredump_filter", O_WRONLY | O_CLOEXEC);
+    if (setrlimit(RLIMIT_CORE, &none) < 0)
+        return error_errno("setrlimit(RLIMIT_CORE)");
+    /* Where cores go to a program the limit does not count, but what is left out still is. */
+    if (fd < 0 || write(fd, "0", 1) != 1)
+        log_warn("cannot keep memory out of core files: %s", strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &files);
+    }
+    return 0;
+}
+
+static int hold_keys(struct worker *worker, const char *directory)
+{
+    static const Hone__Role roles[] = {[WORKER_CURRICULUM] = HONE__ROLE__ROLE_CURRICULUM,
+                                       [WORKER_ACTOR] = HONE__ROLE__ROLE_ACTOR,
+                                       [WORKER_SCORER] = HONE__ROLE__ROLE_SCORER,
+                                       [WORKER_LEARNER] = HONE__ROLE__ROLE_LEARNER};
+    struct keys keys;
+    const char *name = worker->role == WORKER_CURRICULUM ? "hub" : worker->name;
+    int rc = guard_process();
+    if (rc == 0)
+        rc = keys_load(&keys, directory, name);
+    if (rc == 0 && keys.own.role != roles[worker->role]) {
+        rc = error_set(HONE_EINVAL, "the name and the key are for the role %s, not for %s",
+                       role_name(keys.own.role), role_name(roles[worker->role]));
+        keys_clear(&keys);
+    }
+    if (rc < 0)
+        return error_prefix("keys of %s", worker->name);
+    wire_context_secure(worker->context, &keys);
+    keys_clear(&keys);
+    return 0;
+}
+
+static void add_endpoint(char *list, size_t capacity, const char *endpoint)
+{
+    size_t length = strlen(list);
+    if (*endpoint != '\0')
+        snprintf(list + length, capacity - length, "%s%s", length > 0 ? " " : "", endpoint);
+}
+
+/* Endpoints and keys of a worker of this run directory. */
+static int open_wire(struct worker *worker)
+{
+    const struct wire_settings *wire = &worker->recipe.wire;
+    char *hub = worker->hub_endpoint, *weights = worker->weights_endpoint;
+    run_directory_endpoint(&worker->run, hub, sizeof worker->hub_endpoint, "hub");
+    run_directory_endpoint(&worker->run, weights, sizeof worker->weights_endpoint, "weights");
+    if (worker->role == WORKER_CURRICULUM)
+        add_endpoint(hub, sizeof worker->hub_endpoint, wire->hub);
+    if (worker->role == WORKER_LEARNER)
+        add_endpoint(weights, sizeof worker->weights_endpoint, wire->weights);
+    return needs_keys(worker) ? hold_keys(worker, wire->keys) : 0;
+}
+
+/* ---- life cycle ---- */
+
+/* What every worker has, wherever it runs. */
+static void worker_begin(struct worker *worker, enum worker_role role, int index, const char *name)
+{
+    memset(worker, 0, sizeof *worker);
+    worker->role = role;
+    worker->index = index;
+    worker->run.lock_fd = -1;
+    worker->context = wire_context_create();
+    snprintf(worker->name, sizeof worker->name, "%s", name);
+    log_set_role(worker->name);
+    stack_dump_install();
+}
+
+static int worker_pin(struct worker *worker)
+{
+    int workers = worker_count(&worker->recipe, worker->role);
+    struct cpu_set_list cpus;
+    char where[256];
+    if (worker->index >= workers)
+        return error_set(HONE_EINVAL, "--index %d: the recipe has %d of these workers",
+                         worker->index, workers);
+    int rc =
+        worker_placement(&worker->recipe, worker->role, worker->index, &cpus, &worker->threads);
+    if (rc == 0)
+        rc = placement_pin(&cpus);
+    if (rc < 0)
+        return rc;
+    placement_format(&cpus, where, sizeof where);
+    log_info("pinned to cpu %s, %d compute thread%s", where, worker->threads,
+             worker->threads == 1 ? "" : "s");
+    return 0;
+}
+
+/* A worker of a run directory. */
 static int worker_open(struct worker *worker, const char *run_path, enum worker_role role,
                        int index, const char *name)
 {
     char path[HONE_PATH_MAX];
     struct problems problems;
-    memset(worker, 0, sizeof *worker);
-    worker->role = role;
-    worker->index = index;
-    snprintf(worker->name, sizeof worker->name, "%s", name);
-    log_set_role(worker->name);
-    stack_dump_install();
+    worker_begin(worker, role, index, name);
     int rc = run_directory_attach(&worker->run, run_path);
     if (rc < 0)
         return rc;
@@ -37,30 +158,72 @@ static int worker_open(struct worker *worker, const char *run_path, enum worker_
     rc = recipe_load(&worker->recipe, path_join(path, sizeof path, worker->run.path, "recipe.yaml"),
                      NULL, 0, &problems);
     problems_release(&problems);
-    if (rc < 0)
-        return rc;
-    int workers = worker_count(&worker->recipe, role);
-    if (index >= workers)
-        return error_set(HONE_EINVAL, "--index %d: the recipe has %d of these workers", index,
-                         workers);
-    struct cpu_set_list cpus;
-    char where[256];
-    if ((rc = worker_placement(&worker->recipe, role, index, &cpus, &worker->threads)) < 0 ||
-        (rc = placement_pin(&cpus)) < 0)
-        return rc;
-    placement_format(&cpus, where, sizeof where);
-    log_info("pinned to cpu %s, %d compute thread%s", where, worker->threads,
-             worker->threads == 1 ? "" : "s");
-    run_directory_endpoint(&worker->run, worker->hub_endpoint, sizeof worker->hub_endpoint, "hub");
-    run_directory_endpoint(&worker->run, worker->weights_endpoint, sizeof worker->weights_endpoint,
-                           "weights");
-    return 0;
+    if (rc == 0)
+        rc = worker_pin(worker);
+    return rc < 0 ? rc : open_wire(worker);
+}
+
+/* "actor-HOST-0": the same after a restart, another on every machine. */
+static void name_worker(const char *role, int index, char name[64])
+{
+    char host[40] = "";
+    (void)gethostname(host, sizeof host - 1);
+    for (char *at = host; *at != '\0'; ++at)
+        if (!isalnum((unsigned char)*at))
+            *at = '-';
+    snprintf(name, 64, "%s-%s-%d", role, host, index);
+}
+
+/* A worker that joins a run from elsewhere. Files that it makes go to the recipe's output_dir. */
+static int worker_join(struct worker *worker, const struct worker_start *start,
+                       enum worker_role role, const char *word)
+{
+    char name[64];
+    name_worker(word, start->index, name);
+    if (role == WORKER_LEARNER)
+        snprintf(name, sizeof name, "%s", word);
+    worker_begin(worker, role, start->index, start->name != NULL ? start->name : name);
+    worker->recipe = *start->recipe;
+    worker->model = start->model;
+    snprintf(worker->run.path, sizeof worker->run.path, "%s", worker->recipe.output_dir);
+    recipe_hash(&worker->recipe, worker->run.recipe_hash);
+    snprintf(worker->hub_endpoint, sizeof worker->hub_endpoint, "%s", start->join);
+    add_endpoint(worker->weights_endpoint, sizeof worker->weights_endpoint,
+                 worker->recipe.wire.weights);
+    int rc = worker_pin(worker);
+    if (rc == 0)
+        rc = hold_keys(worker, start->keys);
+    if (rc == 0)
+        log_info("%s joins the run at %s, recipe %.16s", worker->name, start->join,
+                 worker->run.recipe_hash);
+    return rc;
+}
+
+static int worker_enter(struct worker *worker, const struct worker_start *start,
+                        enum worker_role role, const char *word)
+{
+    char name[64];
+    if (start->run_path == NULL)
+        return worker_join(worker, start, role, word);
+    snprintf(name, sizeof name, "%s-%d", word, start->index);
+    return worker_open(worker, start->run_path, role, start->index,
+                       role == WORKER_LEARNER ? word : name);
 }
 
 static void worker_close(struct worker *worker)
 {
+    wire_context_destroy(worker->context);
     recipe_release(&worker->recipe);
     run_directory_close(&worker->run);
+}
+
+/* What the RL stage starts from. */
+static int rl_model(const struct worker *worker, char *buffer, size_t capacity)
+{
+    if (worker->model == NULL)
+        return stage_input_model(&worker->recipe, &worker->run, "rl", buffer, capacity);
+    snprintf(buffer, capacity, "%s", worker->model);
+    return 0;
 }
 
 static int worker_metrics(const struct worker *worker, const char *name, struct metrics **metrics)
@@ -81,8 +244,7 @@ struct rl_inputs {
 static int rl_inputs_open(struct rl_inputs *inputs, const struct worker *worker)
 {
     memset(inputs, 0, sizeof *inputs);
-    int rc = stage_input_model(&worker->recipe, &worker->run, "rl", inputs->model_directory,
-                               sizeof inputs->model_directory);
+    int rc = rl_model(worker, inputs->model_directory, sizeof inputs->model_directory);
     if (rc == 0)
         rc = tokenizer_load(&inputs->tokenizer, inputs->model_directory);
     if (rc == 0)
@@ -105,7 +267,6 @@ static int curriculum_loop(struct worker *worker, const struct rl_inputs *inputs
     struct run_log *log = NULL;
     struct curriculum_stage *stage = NULL;
     char path[HONE_PATH_MAX], waiting[HONE_PATH_MAX];
-    struct wire_context *context = wire_context_create();
     int rc = model_config_read(&config, inputs->model_directory);
     struct curriculum_options options = {
         .hub_endpoint = worker->hub_endpoint,
@@ -137,12 +298,12 @@ static int curriculum_loop(struct worker *worker, const struct rl_inputs *inputs
         rc = run_log_open(&log, run_directory_file(&worker->run, path, sizeof path, "rl/log"),
                           false);
     if (rc == 0)
-        rc = curriculum_stage_create(&stage, &options, log, context, clock_system(), metrics);
+        rc = curriculum_stage_create(&stage, &options, log, worker->context, clock_system(),
+                                     metrics);
     if (rc == 0)
         rc = stage_loop_run(stage, curriculum_stage_tick);
     curriculum_stage_destroy(stage);
     run_log_close(log);
-    wire_context_destroy(context);
     return rc;
 }
 
@@ -164,26 +325,23 @@ int worker_run_curriculum(const char *run_path)
     return rc;
 }
 
-int worker_run_actor(const char *run_path, int index)
+int worker_run_actor(const struct worker_start *start)
 {
     struct worker worker;
     struct compute compute = {0};
     struct model *model = NULL;
     struct actor_stage *stage = NULL;
-    struct wire_context *context = NULL;
     struct model_config config;
-    char name[32], directory[HONE_PATH_MAX];
-    snprintf(name, sizeof name, "actor-%d", index);
-    int rc = worker_open(&worker, run_path, WORKER_ACTOR, index, name);
+    char directory[HONE_PATH_MAX];
+    int rc = worker_enter(&worker, start, WORKER_ACTOR, "actor");
     if (rc < 0)
         goto out;
     const struct rl_settings *rl = &worker.recipe.rl;
-    if ((rc = stage_input_model(&worker.recipe, &worker.run, "rl", directory, sizeof directory)) <
-            0 ||
+    if ((rc = rl_model(&worker, directory, sizeof directory)) < 0 ||
         (rc = model_config_read(&config, directory)) < 0 ||
-        (rc = compute_open(&compute, worker.threads)) < 0 ||
-        (rc = model_create(&model, &config, compute_dtype(&worker.recipe), false, &compute)) < 0)
+        (rc = compute_open(&compute, worker.threads)) < 0)
         goto out;
+    enum dtype dtype = compute_dtype(&worker.recipe);
     int64_t longest = rl->max_prompt_tokens + rl->sampling.max_completion_tokens;
     struct actor_options options = {
         .worker = worker.name,
@@ -198,29 +356,27 @@ int worker_run_actor(const char *run_path, int index)
         .weights_deadline_ms = WEIGHTS_DEADLINE_MS,
         .progress_tokens = (int32_t)rl->actor.progress_tokens,
     };
-    context = wire_context_create();
-    if ((rc = actor_stage_create(&stage, &options, model, &compute, context, clock_system())) == 0)
+    if ((rc = engine_plan_announce(&config, dtype, &options.engine, worker.threads)) == 0 &&
+        (rc = model_create(&model, &config, dtype, false, &compute)) == 0 &&
+        (rc = actor_stage_create(&stage, &options, model, &compute, worker.context,
+                                 clock_system())) == 0)
         rc = stage_loop_run(stage, actor_stage_tick);
 out:
     actor_stage_destroy(stage);
-    wire_context_destroy(context);
     model_free(model);
     compute_close(&compute);
     worker_close(&worker);
     return rc;
 }
 
-int worker_run_scorer(const char *run_path, int index)
+int worker_run_scorer(const struct worker_start *start)
 {
     struct worker worker;
     struct rl_inputs inputs = {0};
     struct reward_options rewards = {0};
     struct reward_set *set = NULL;
     struct scorer_stage *stage = NULL;
-    struct wire_context *context = NULL;
-    char name[32];
-    snprintf(name, sizeof name, "scorer-%d", index);
-    int rc = worker_open(&worker, run_path, WORKER_SCORER, index, name);
+    int rc = worker_enter(&worker, start, WORKER_SCORER, "scorer");
     if (rc == 0)
         rc = rl_inputs_open(&inputs, &worker);
     if (rc < 0)
@@ -237,12 +393,10 @@ int worker_run_scorer(const char *run_path, int index)
         .tokenizer = inputs.tokenizer,
         .credits = 64,
     };
-    context = wire_context_create();
-    if ((rc = scorer_stage_create(&stage, &options, set, context, clock_system())) == 0)
+    if ((rc = scorer_stage_create(&stage, &options, set, worker.context, clock_system())) == 0)
         rc = stage_loop_run(stage, scorer_stage_tick);
 out:
     scorer_stage_destroy(stage);
-    wire_context_destroy(context);
     reward_set_destroy(set);
     reward_options_release(&rewards);
     rl_inputs_close(&inputs);
@@ -250,17 +404,15 @@ out:
     return rc;
 }
 
-int worker_run_learner(const char *run_path)
+int worker_run_learner(const struct worker_start *start)
 {
     struct worker worker;
     struct compute compute = {0};
     struct metrics *metrics = NULL;
     struct learner_stage *stage = NULL;
-    struct wire_context *context = NULL;
     char model[HONE_PATH_MAX], directory[HONE_PATH_MAX];
-    int rc = worker_open(&worker, run_path, WORKER_LEARNER, 0, "learner");
-    if (rc < 0 ||
-        (rc = stage_input_model(&worker.recipe, &worker.run, "rl", model, sizeof model)) < 0 ||
+    int rc = worker_enter(&worker, start, WORKER_LEARNER, "learner");
+    if (rc < 0 || (rc = rl_model(&worker, model, sizeof model)) < 0 ||
         (rc = worker_metrics(&worker, "rl", &metrics)) < 0 ||
         (rc = compute_open(&compute, worker.threads)) < 0)
         goto out;
@@ -272,13 +424,11 @@ int worker_run_learner(const char *run_path)
     options.hub_endpoint = worker.hub_endpoint;
     options.weights_endpoint = worker.weights_endpoint;
     options.reference_directory = learner_reference(&worker.recipe, model);
-    context = wire_context_create();
-    if ((rc = learner_stage_create(&stage, &options, &compute, context, clock_system(), metrics)) ==
-        0)
+    if ((rc = learner_stage_create(&stage, &options, &compute, worker.context, clock_system(),
+                                   metrics)) == 0)
         rc = stage_loop_run(stage, learner_stage_tick);
 out:
     learner_stage_destroy(stage);
-    wire_context_destroy(context);
     metrics_close(metrics);
     compute_close(&compute);
     worker_close(&worker);

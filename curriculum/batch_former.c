@@ -62,7 +62,7 @@ static int32_t count_fit(struct curriculum_stage *hub)
     for (int32_t i = 0; i < hub->groups.count;) {
         struct group *group = hub->groups.items[i];
         if (group->state == GROUP_SCORED && group->decided) {
-            if (group_oldest_version(group) < oldest_allowed) {
+            if (group_oldest_version(group) < oldest_allowed && !PLANTED(PLANTED_STALE_BATCH)) {
                 batch_former_drop(hub, group, DROP_STALE);
                 continue;
             }

@@ -13,6 +13,7 @@
 #include "curriculum/training.h"
 #include "curriculum/wait_chain.h"
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 
@@ -21,6 +22,8 @@
 #define ABSENT_MAX_MS     3600000 /* the longest silence that a worker may announce */
 #define IDLE_WAIT_MS      100
 #define STOP_LINGER_MS    300 /* Stop is on its way */
+#define COMMIT_RETRY_MS   500
+#define COMMIT_TRIES      10 /* of a disk that fails; a full one is waited for */
 #define RESUMED_LINGER_MS                                                                          \
     4000 /* workers of a hub that died when all was done say Hello within it */
 
@@ -153,7 +156,7 @@ static void on_hello(struct curriculum_stage *hub, const struct wire_peer *from,
         send_refusal(hub, from, reason);
         return;
     }
-    if (hub->stop_ms != 0 || training_finished(hub)) {
+    if (hub->stop_ms != 0 || hub->resumed_finished) { /* committed: H1 */
         send_stop(hub, from, "the run is finished");
         return;
     }
@@ -348,12 +351,34 @@ static void tell_first(struct curriculum_stage *hub)
     }
 }
 
-static int tick(struct curriculum_stage *hub, bool *busy)
+/* H3. A failed commit has closed the log and its outcome is unknown: until one succeeds nothing is
+ * heard and nothing is said. A full disk is waited for; a disk that fails is tried a few times. */
+static int commit_or_wait(struct curriculum_stage *hub)
+{
+    int64_t now = clock_now_ms(hub->clock);
+    int rc = commit(hub);
+    bool may_mend = rc == HONE_ENOSPC || (rc == HONE_EIO && hub->commit_failures < COMMIT_TRIES);
+    if (rc == 0 && hub->commit_failures > 0) {
+        log_info("the log is written again after %d failed commits: going on",
+                 hub->commit_failures);
+        hub->commit_failures = 0;
+    }
+    if (rc == 0 || hub->write_error < 0 || !may_mend)
+        return rc;
+    if (hub->commit_failures++ == 0)
+        log_error("the run waits until the log can be written: %s", error_message());
+    hub->commit_retry_ms = now + COMMIT_RETRY_MS;
+    return 0;
+}
+
+/* Receives and decides. */
+static int work(struct curriculum_stage *hub, bool *busy)
 {
     int rc = receive(hub, busy);
     if (rc < 0)
         return rc;
-    lose_silent_peers(hub);
+    if (!*busy) /* else their messages may be among those not read yet */
+        lose_silent_peers(hub);
     if ((rc = dispatch_expire(hub, SILENT_MS)) < 0)
         return rc;
     scoring_expire(hub);
@@ -363,7 +388,21 @@ static int tick(struct curriculum_stage *hub, bool *busy)
         batch_former_decide(hub);
     } while (batch_former_form(hub));
     dispatch_plan(hub);
-    if ((rc = commit(hub)) < 0)
+    return 0;
+}
+
+static int tick(struct curriculum_stage *hub, bool *busy)
+{
+    int rc = 0;
+    if (hub->commit_failures == 0)
+        rc = work(hub, busy);
+    else if (clock_now_ms(hub->clock) < hub->commit_retry_ms)
+        return 0;
+    if (fault_breaks("ack.after_commit"))
+        outbox_flush(&hub->outbox, hub->server);
+    if (rc == 0)
+        rc = commit_or_wait(hub);
+    if (rc < 0 || hub->commit_failures > 0)
         return rc;
     tell_first(hub);
     outbox_flush(&hub->outbox, hub->server);
@@ -396,16 +435,18 @@ int curriculum_stage_tick(void *stage, struct stage_wait *wait)
         /* Copied: sending may record errors of its own. */
         char why[512];
         snprintf(why, sizeof why, "%s", error_message());
-        if (hub->stop_ms == 0)
+        /* A disk that fails ends this process, not the run: workers wait for the next one. */
+        if (hub->stop_ms == 0 && rc != HONE_EIO && rc != HONE_ENOSPC)
             stop_everyone(hub, why);
         return error_set(rc, "%s", why);
     }
-    if (hub->stop_ms == 0 && training_finished(hub))
+    if (hub->stop_ms == 0 && hub->commit_failures == 0 && training_finished(hub))
         stop_everyone(hub, "the run is finished");
     if (hub->stop_ms != 0)
         wait->finished = clock_now_ms(hub->clock) - hub->stop_ms >=
                          (hub->resumed_finished ? RESUMED_LINGER_MS : STOP_LINGER_MS);
     wait->timeout_ms = IDLE_WAIT_MS;
-    wait->servers[wait->server_count++] = hub->server;
+    if (hub->commit_failures == 0)
+        wait->servers[wait->server_count++] = hub->server;
     return 0;
 }

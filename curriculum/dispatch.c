@@ -9,6 +9,7 @@
 #include "curriculum/partial.h"
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 #include "infra/wire/codec.h"
@@ -37,7 +38,8 @@ static void take_back(struct curriculum_stage *hub, struct lease *lease, const c
              lease->id, lease->group_id, lease->missing, lease->worker.identity, why);
     for (int32_t i = lease->first; group != NULL && i < lease->first + lease->count; i++) {
         struct sample *sample = &group->samples[i];
-        if (sample->state == SAMPLE_LEASED && sample->lease_id == lease->id)
+        if (sample->state == SAMPLE_LEASED && sample->lease_id == lease->id &&
+            !PLANTED(PLANTED_LOST_LEASE))
             sample_move(sample, SAMPLE_FREE);
     }
     lease_move(lease, LEASE_TAKEN);
@@ -70,16 +72,20 @@ static int abandon(struct curriculum_stage *hub, struct group *group, const char
 }
 
 /* A lease that ended without its samples through its holder's doing, not its death: the group waits
- * a while before it is leased again, and has only so many tries. */
-static int count_failure(struct curriculum_stage *hub, struct group *group, const char *why)
+ * a while before it is leased again, and has only so many tries. timing: of the machine's, not the
+ * prompt's; a synchronous run, whose result depends on no timing, tries for ever then. */
+static int count_failure(struct curriculum_stage *hub, struct group *group, bool timing,
+                         const char *why)
 {
-    int64_t wait_ms = BACKOFF_FIRST_MS;
-    if (++group->failures > hub->options.lease_retries)
+    int64_t wait_ms = BACKOFF_FIRST_MS, now = clock_now_ms(hub->clock);
+    bool may_drop = !timing || hub->options.staleness_max > 0; /* G7 */
+    if (now < group->not_before_ms)
+        return 0; /* another lease of the same try */
+    if (++group->failures > hub->options.lease_retries && may_drop)
         return abandon(hub, group, why);
     for (int32_t i = 1; i < group->failures && wait_ms < BACKOFF_MAX_MS; i++)
         wait_ms *= 2;
-    group->not_before_ms =
-        clock_now_ms(hub->clock) + (wait_ms < BACKOFF_MAX_MS ? wait_ms : BACKOFF_MAX_MS);
+    group->not_before_ms = now + (wait_ms < BACKOFF_MAX_MS ? wait_ms : BACKOFF_MAX_MS);
     return 0;
 }
 
@@ -96,7 +102,7 @@ int dispatch_on_return(struct curriculum_stage *hub, const struct peer *peer,
     snprintf(why, sizeof why, "%s gave it back: %s", peer->wire.identity,
              message->reason != NULL ? message->reason : "no reason given");
     take_back(hub, lease, why);
-    return count_failure(hub, group, why);
+    return count_failure(hub, group, false, why);
 }
 
 void dispatch_peer_back(struct curriculum_stage *hub, const struct wire_peer *wire,
@@ -134,7 +140,7 @@ int dispatch_expire(struct curriculum_stage *hub, int64_t silent_ms)
             snprintf(why, sizeof why, "%s had no news of it for %" PRId64 " s",
                      lease->worker.identity, hub->options.lease_timeout_ms / 1000);
             take_back(hub, lease, "its deadline is over");
-            int rc = count_failure(hub, group, why);
+            int rc = count_failure(hub, group, true, why);
             if (rc < 0)
                 return rc;
         } else if (settled && peer_table_find(&hub->peers, lease->worker.identity) == NULL) {
@@ -208,6 +214,8 @@ static void accept(struct curriculum_stage *hub, struct lease *lease, struct gro
     group->failures = 0;
     hub->abandoned_running = 0;
     partial_forget(hub, group, trajectory->sample_index);
+    if (PLANTED(PLANTED_DOUBLE_COUNT)) /* past the table of moves too */
+        sample->state = SAMPLE_LEASED;
     if (trajectory->finish != FINISH_ABORT)
         sample_move(sample, SAMPLE_ARRIVED);
     sample->trajectory_id = trajectory->id;
@@ -239,14 +247,14 @@ bool dispatch_on_trajectory(struct curriculum_stage *hub, struct peer *peer,
     struct lease *lease = lease_table_find(&hub->leases, trajectory.lease_id);
     struct group *group = lease != NULL ? group_table_find(&hub->groups, lease->group_id) : NULL;
     int32_t index = trajectory.sample_index;
-    if (is_known(hub, &trajectory)) {
+    if (!PLANTED(PLANTED_DOUBLE_COUNT) && is_known(hub, &trajectory)) {
         refusal = NULL; /* sent twice: acknowledged twice */
     } else if (group == NULL || lease->fence != trajectory.fence ||
                trajectory.group_id != lease->group_id || index < lease->first ||
                index >= lease->first + lease->count) {
         refusal = "its lease is over";
-    } else if (group->samples[index].state != SAMPLE_LEASED ||
-               group->samples[index].lease_id != lease->id) {
+    } else if (!PLANTED(PLANTED_DOUBLE_COUNT) && (group->samples[index].state != SAMPLE_LEASED ||
+                                                  group->samples[index].lease_id != lease->id)) {
         refusal = "its sample has arrived already";
     } else if (check_content(hub, lease, group, &trajectory) < 0) {
         refusal = error_message();
@@ -473,6 +481,7 @@ int dispatch_send(struct curriculum_stage *hub)
             return rc;
         if (rc > 0)
             lease_move(lease, LEASE_OUT);
+        fault_point("lease.sent");
     }
     return 0;
 }

@@ -7,7 +7,8 @@
  *       staleness_max 0 that is exactly the published one (G7).
  *   D4  A lease past its deadline, or given back, is made again after a back-off (with new fence
  * and id: what the first holder still brings is refused), at most lease_retries times in a row;
- *       then its group is dropped (abandoned). The death of a worker costs no try.
+ *       then its group is dropped (abandoned). The death of a worker costs no try; with
+ *       staleness_max 0 a deadline drops nothing (G7).
  *   D3  A trajectory counts when its lease is out, the fence matches, and it fits its group; all
  *       else is refused. One that is in the log already is acknowledged again. */
 #ifndef HONE_CURRICULUM_DISPATCH_H

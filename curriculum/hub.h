@@ -10,6 +10,7 @@
  *   H1  Nothing that was not committed is sent or acknowledged.
  *   H2  The tables equal what recovery would read from the log, but for time-outs, attempts and
  *       credit.
+ *   H3  After a failed commit nothing is received, sent or acknowledged until one succeeds.
  *
  * Owned by the thread that ticks the stage. */
 #ifndef HONE_CURRICULUM_HUB_H
@@ -24,6 +25,23 @@
 #include "curriculum/reward_window.h"
 #include "infra/base/assert.h"
 #include "infra/base/hash.h"
+
+/* Bugs that the tests must find. The product has none of them: a second copy of this library, built
+ * for the tests with HONE_PLANT_BUG, has them all, and planted_bug says which one is on. */
+enum planted_bug {
+    PLANTED_NONE,
+    PLANTED_DOUBLE_COUNT, /* a sample that has arrived counts again when it is sent again */
+    PLANTED_LOST_LEASE,   /* a lease that is taken back leaves its samples behind */
+    PLANTED_STALE_BATCH,  /* groups are not checked for their age when a batch is formed */
+    PLANTED_COUNT
+};
+
+#ifdef HONE_PLANT_BUG
+extern enum planted_bug planted_bug;
+#define PLANTED(bug) (planted_bug == (bug))
+#else
+#define PLANTED(bug) ((bug) == PLANTED_NONE)
+#endif
 
 /* A batch's life:
  *
@@ -91,14 +109,16 @@ struct curriculum_stage {
     int64_t drops[DROP_REASON_COUNT]; /* in the whole run */
     int64_t statuses[REWARD_ERROR + 1];                      /* rewards since the last batch */
     int64_t start_ms, formed_ms, progress_ms, stall_told_ms; /* monotonic */
-    int64_t stalls,
-        stalled_ms;       /* since the last batch: stalls told, and their time over the limit */
-    int64_t published_ms; /* monotonic: the waiting file */
+    int64_t stalls;                                          /* since the last batch: told */
+    int64_t stalled_ms;                                      /* and their time over the limit */
+    int64_t published_ms;                                    /* monotonic: the waiting file */
     bool publish_failed;
-    int64_t stop_ms;       /* 0: going on; else everyone was told to stop at */
-    bool resumed_finished; /* started on a finished log: workers may yet say Hello */
-    bool told_first;       /* this process has logged its first trajectory and said so */
-    int32_t write_error;   /* a negative code when a record could not be read or written */
+    int32_t commit_failures; /* in a row; > 0: the hub waits for its disk (H3) */
+    int64_t commit_retry_ms; /* monotonic */
+    int64_t stop_ms;         /* 0: going on; else everyone was told to stop at */
+    bool resumed_finished;   /* started on a finished log: workers may yet say Hello */
+    bool told_first;         /* this process has logged its first trajectory and said so */
+    int32_t write_error;     /* a negative code when a record could not be read or written */
 };
 
 /* The batch that the next formation makes. */

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "infra/base/fault.h"
 #include "infra/base/memory.h"
 
 void outbox_init(struct outbox *outbox)
@@ -95,5 +96,6 @@ void outbox_flush(struct outbox *outbox, struct wire_server *server)
 {
     for (int32_t i = 0; i < outbox->count; i++)
         send_ack(&outbox->items[i], server);
+    fault_point("ack.sent");
     outbox->count = 0;
 }

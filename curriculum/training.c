@@ -7,6 +7,7 @@
 #include "curriculum/hub_store.h"
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 #include "infra/wire/envelope.h"
@@ -159,6 +160,7 @@ static int send_batches(struct curriculum_stage *hub)
             return 0;
         }
         learner->sent++;
+        fault_point("batch.sent");
     }
     return 0;
 }

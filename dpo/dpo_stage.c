@@ -94,11 +94,16 @@ static int create_trainer(struct dpo_stage *stage, const struct compute *compute
 {
     const struct dpo_options *options = &stage->options;
     struct trainer_options trainer = options->trainer;
-    float *master = MEMORY_ARRAY(float, model_config_parameter_count(&stage->config));
+    struct memory_plan plan = {0};
 
     trainer.max_sequence_tokens = options->max_length;
     trainer.optimizer.total_steps = stage->run.total_steps;
-    int rc = model_read_flat(&stage->config, options->model_directory, master);
+    trainer_plan(&trainer, &stage->config, "dpo", &plan);
+    int rc = memory_plan_check(&plan, "dpo", memory_plan_free_bytes());
+    if (rc < 0)
+        return rc;
+    float *master = MEMORY_ARRAY(float, model_config_parameter_count(&stage->config));
+    rc = model_read_flat(&stage->config, options->model_directory, master);
     if (rc == 0)
         rc = trainer_create(&stage->trainer, &trainer, &stage->config, master, compute);
     memory_free(master);

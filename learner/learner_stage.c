@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/file.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
@@ -25,6 +26,7 @@
 #define SERVING_TICKS     8 /* of the weight channel, between two micro-batches */
 #define HEARTBEAT_MS      1000
 #define HUB_SILENT_MS     3000
+#define IDLE_MS           10000 /* without a batch: what was said may have been lost on the way */
 #define HUB_GONE_MS       10000 /* after the last batch: the hub has finished without a word */
 #define STREAK_MAX        3     /* batches in a row that trip a guard */
 #define NAME_MAX_BYTES    128
@@ -446,9 +448,12 @@ static int train_batch(struct learner_stage *s, struct rl_batch *batch)
     int64_t end_ns = clock_now_ns(s->clock);
     s->working_ns += end_ns - start_ns;
     timing.trained_s = (double)(end_ns - start_ns) * 1e-9;
+    fault_point("batch.trained");
     keep_hash(s);
     publish(s);
+    fault_point("weights.published");
     send_due(s);
+    fault_point("batch.answered");
     rc = write_metrics(s, batch, &result, &timing);
     if (rc == 0)
         rc = check_guards(s, &result);
@@ -552,7 +557,10 @@ static void greet(struct learner_stage *s)
         s->finished = true;
         return;
     }
-    if ((!s->welcomed || silent_ms > HUB_SILENT_MS) && now_ms - s->hello_ms > HUB_SILENT_MS)
+    bool silent = !s->welcomed || silent_ms > HUB_SILENT_MS;
+    bool idle = now_ms - s->waiting_since_ns / 1000000 > IDLE_MS;
+    int64_t greeted_ms = now_ms - s->hello_ms;
+    if ((silent && greeted_ms > HUB_SILENT_MS) || (idle && greeted_ms > IDLE_MS))
         send_hello(s, now_ms);
 }
 

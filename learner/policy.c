@@ -8,6 +8,19 @@
 #include "infra/base/memory.h"
 #include "learner/learner_stage.h"
 
+/* The trained model and its reference, before either is allocated. */
+static int check_memory(const struct policy *policy, const struct model_config *config)
+{
+    struct trainer_options options = policy->options->trainer;
+    struct memory_plan plan = {0};
+    options.logprobs_only = false;
+    trainer_plan(&options, config, "learner", &plan);
+    options.logprobs_only = true;
+    if (policy->options->reference_directory)
+        trainer_plan(&options, config, "reference", &plan);
+    return memory_plan_check(&plan, "learner", memory_plan_free_bytes());
+}
+
 static int create_trainer(struct policy *policy, const char *directory, bool reference,
                           const struct compute *compute, struct trainer **trainer)
 {
@@ -21,6 +34,8 @@ static int create_trainer(struct policy *policy, const char *directory, bool ref
                          policy->options->model_directory);
     policy->config = reference ? policy->config : config;
     options.logprobs_only = reference;
+    if (!reference && (rc = check_memory(policy, &config)) < 0)
+        return rc;
     float *flat = MEMORY_ARRAY(float, model_config_parameter_count(&config));
     rc = model_read_flat(&config, directory, flat);
     if (rc == 0)

@@ -12,6 +12,7 @@
 
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/hash.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
@@ -21,6 +22,9 @@
 #define HUB_SILENT_MS                                                                              \
     3000 /* something was sent and nothing came back for this long: say Hello again */
 #define RESEND_MS 5000
+#define IDLE_MS                                                                                    \
+    10000           /* without work: credit may have been lost with a connection that came back    \
+                     */
 #define BATCH_MAX 8 /* scored between two looks at the wire */
 #define OVERCOMMIT                                                                                 \
     4 /* requests accepted beyond the credit, as a factor: a restarted hub forgets                 \
@@ -50,6 +54,7 @@ struct scorer_stage {
     bool welcomed, stopping;
     int32_t credit_owed;       /* to be granted with the next send */
     int64_t hello_ms, beat_ms; /* when last sent; 0: not yet */
+    int64_t work_ms;           /* when a request came last */
     int64_t asked_ms;          /* oldest send that nothing answered; 0: none */
     int64_t idle_since_ms;
     int64_t busy_ms; /* scoring since the last heartbeat */
@@ -175,6 +180,7 @@ static void send_result(struct scorer_stage *stage, struct work *work)
     envelope.score_result = &result;
     if (send_envelope(stage, &envelope))
         work->sent_ms = clock_now_ms(stage->clock);
+    fault_point("score.sent");
 }
 
 static struct work *find_work(struct scorer_stage *stage, uint64_t trajectory_id)
@@ -229,6 +235,7 @@ static void on_request(struct scorer_stage *stage, const Hone__ScoreRequest *req
     if (work == NULL) /* the hub counts on its deadline and asks again */
         return;
     forget(work);
+    stage->work_ms = clock_now_ms(stage->clock);
     work->state = WORK_QUEUED;
     work->trajectory_id = request->trajectory_id;
     work->attempt = request->attempt;
@@ -378,7 +385,9 @@ static void send_due(struct scorer_stage *stage)
 {
     int64_t now = clock_now_ms(stage->clock);
     bool silent = stage->asked_ms != 0 && now - stage->asked_ms > HUB_SILENT_MS;
-    if (stage->hello_ms == 0 || silent) {
+    bool idle =
+        stage->welcomed && now - stage->work_ms > IDLE_MS && now - stage->hello_ms > IDLE_MS;
+    if (stage->hello_ms == 0 || silent || idle) {
         if (silent)
             log_warn("nothing heard from the hub for %lld ms: saying hello again",
                      (long long)(now - stage->asked_ms));

@@ -100,11 +100,15 @@ static int create_trainer(struct sft_stage *stage, const struct compute *compute
 {
     const struct sft_options *options = &stage->options;
     struct trainer_options trainer = options->trainer;
-    float *master = MEMORY_ARRAY(float, model_config_parameter_count(&stage->config));
-    int rc = 0;
+    struct memory_plan plan = {0};
 
     trainer.max_sequence_tokens = options->max_length;
     trainer.optimizer.total_steps = stage->run.total_steps;
+    trainer_plan(&trainer, &stage->config, "sft", &plan);
+    int rc = memory_plan_check(&plan, "sft", memory_plan_free_bytes());
+    if (rc < 0)
+        return rc;
+    float *master = MEMORY_ARRAY(float, model_config_parameter_count(&stage->config));
     if (options->random_init)
         model_init_flat(&stage->config, options->seed, master);
     else

@@ -56,6 +56,29 @@ struct adamw_options {
     float gradient_scale;                     /* multiplies the gradient first (clipping) */
 };
 
+/* The parts of a row's log softmax that are the same for all its tokens. */
+struct softmax_parts {
+    float inverse_temperature;
+    float max;     /* of logits / temperature */
+    float log_sum; /* ln of the sum of e^(logit / temperature - max) */
+};
+
+/* log softmax(logits / temperature) of the token with this logit. */
+static inline float softmax_token_logprob(const struct softmax_parts *parts, float logit)
+{
+    return (logit * parts->inverse_temperature - parts->max) - parts->log_sum;
+}
+
+/* What AdamW reads and writes of `count` parameters. */
+struct adamw_vectors {
+    float *parameters; /* fp32 masters */
+    void *m, *v;       /* moments in moments_dtype, fp32 or bf16 */
+    enum dtype moments_dtype;
+    const float *gradient;
+    void *values; /* gets the parameters rounded to values_dtype (fp32 or bf16); NULL: nothing */
+    enum dtype values_dtype;
+};
+
 struct backend_ops {
     const char *name; /* "scalar", "avx2", "avx512", "amx" */
 
@@ -138,8 +161,8 @@ struct backend_ops {
     /* ---- softmax over the vocabulary ---- */
     /* For each row: logprob[r] = log softmax(logits[r] / temperature)[token[r]] and, when asked,
      * entropy[r] (NULL to skip) and lse[r] = log-sum-exp of logits/temperature (NULL to skip).
-     * logits fp32 [rows, vocab], row stride ld. The only function that computes a token's logprob.
-     */
+     * logits fp32 [rows, vocab], row stride ld. A token's logprob is computed here and in
+     * softmax_row's caller, by softmax_token_logprob from the same reductions: the same bits. */
     void (*token_logprob)(struct parallel *pool, int64_t rows, int64_t vocab, const float *logits,
                           int64_t ld, float temperature, const int32_t *tokens, float *logprob,
                           float *entropy, float *lse);
@@ -150,14 +173,17 @@ struct backend_ops {
                                    float *logits, int64_t ld, float temperature,
                                    const int32_t *tokens, const float *lse, const float *entropy,
                                    const float *d_logprob, const float *d_entropy);
-    /* probs[v] = softmax(logits / temperature), one row, fp32; for the sampler. */
-    void (*softmax_row)(int64_t vocab, const float *logits, float temperature, float *probs);
+    /* probs[v] = softmax(logits / temperature), one row, fp32, and what the row's tokens share: for
+     * the sampler, which needs both. */
+    void (*softmax_row)(int64_t vocab, const float *logits, float temperature, float *probs,
+                        struct softmax_parts *parts);
 
     /* ---- optimiser ---- */
     /* AdamW (Loshchilov & Hutter 2019), decoupled decay: p -= lr * (m^ / (sqrt(v^) + eps) + wd *
-     * p). */
+     * p). Arithmetic in fp32; bf16 moments are rounded to nearest when stored, and the step uses
+     * them before that. */
     void (*adamw)(struct parallel *pool, int64_t count, const struct adamw_options *options,
-                  float *parameters, float *m, float *v, const float *gradient);
+                  const struct adamw_vectors *vectors);
     /* Sum of squares in double: fixed chunks of 4096, 16 lanes within a chunk, chunks ascending. */
     double (*sum_squares)(struct parallel *pool, int64_t count, const float *x);
 };

@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -202,4 +203,37 @@ void parallel_for(struct parallel *pool, int64_t count, int64_t grain, parallel_
         hand_ticket(&pool->workers[i]);
     run_part(pool, 0);
     wait_for_workers(pool);
+}
+
+#define BYTES_GRAIN ((int64_t)1 << 18)
+
+struct bytes_job {
+    char *to;
+    const char *from;
+};
+
+static void zero_part(void *context, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const struct bytes_job *job = context;
+    memset(job->to + begin, 0, (size_t)(end - begin));
+}
+
+static void copy_part(void *context, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const struct bytes_job *job = context;
+    memcpy(job->to + begin, job->from + begin, (size_t)(end - begin));
+}
+
+void parallel_zero(struct parallel *pool, void *to, size_t bytes)
+{
+    struct bytes_job job = {.to = to};
+    parallel_for(pool, (int64_t)bytes, BYTES_GRAIN, zero_part, &job);
+}
+
+void parallel_copy(struct parallel *pool, void *to, const void *from, size_t bytes)
+{
+    struct bytes_job job = {.to = to, .from = from};
+    parallel_for(pool, (int64_t)bytes, BYTES_GRAIN, copy_part, &job);
 }

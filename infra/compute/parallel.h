@@ -5,6 +5,7 @@
 #ifndef HONE_COMPUTE_PARALLEL_H
 #define HONE_COMPUTE_PARALLEL_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 struct parallel;
@@ -20,6 +21,9 @@ int parallel_threads(const struct parallel *pool);
 typedef void (*parallel_work)(void *context, int64_t begin, int64_t end, int thread);
 void parallel_for(struct parallel *pool, int64_t count, int64_t grain, parallel_work work,
                   void *context);
+/* memset to 0 and memcpy over the pool's threads. */
+void parallel_zero(struct parallel *pool, void *to, size_t bytes);
+void parallel_copy(struct parallel *pool, void *to, const void *from, size_t bytes);
 
 /* Sets DAZ|FTZ in this thread's MXCSR; called by every thread that computes. */
 void compute_thread_init(void);

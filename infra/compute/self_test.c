@@ -130,10 +130,21 @@ static void run_adamw(struct exercise *e)
     float *v = draw_floats(e, count, 1.0f), *g = draw_floats(e, count, 1.0f);
     for (int64_t i = 0; i < count; i++)
         v[i] = fabsf(v[i]);
-    e->ops->adamw(NULL, count, &options, p, m, v, g);
+    void *values = zeros(e, (size_t)count * 4);
+    struct adamw_vectors vectors = {p, m, v, DTYPE_F32, g, values, e->dtype};
+    e->ops->adamw(NULL, count, &options, &vectors);
     record(e, p, count);
     record(e, m, count);
     record(e, v, count);
+    record_act(e, values, count);
+    vectors.moments_dtype = e->dtype;
+    vectors.m = draw_act(e, count, 1.0f);
+    vectors.v = zeros(e, (size_t)count * 4);
+    vectors.values = NULL;
+    e->ops->adamw(NULL, count, &options, &vectors);
+    record(e, p, count);
+    record_act(e, vectors.m, count);
+    record_act(e, vectors.v, count);
 }
 
 static void run_embed(struct exercise *e)
@@ -238,12 +249,15 @@ static void run_token_logprob(struct exercise *e)
     for (int64_t r = 0; r < rows; r++)
         tokens[r] = (int32_t)draw_size(e, 0, vocab - 1);
     float *entropy = results + rows, *lse = entropy + rows;
-    e->ops->softmax_row(vocab, logits, temperature, probs);
+    struct softmax_parts parts;
+    e->ops->softmax_row(vocab, logits, temperature, probs, &parts);
     e->ops->token_logprob(NULL, rows, vocab, logits, vocab, temperature, tokens, results, entropy,
                           lse);
     e->ops->token_logprob_backward(NULL, rows, vocab, logits, vocab, temperature, tokens, lse,
                                    entropy, d_logprob, d_entropy);
     record(e, probs, vocab);
+    record(e, &parts.max, 1);
+    record(e, &parts.log_sum, 1);
     record(e, results, rows * 3);
     record(e, logits, rows * vocab);
 }

@@ -80,9 +80,21 @@ static void check_model(const struct check *check)
         fail(check, "model.init.head_dim", "must be even");
 }
 
+static void check_optimizer(const struct check *check, const char *stage,
+                            const struct optimizer_settings *optimizer)
+{
+    char key[64];
+    snprintf(key, sizeof key, "%s.optimizer.beta2", stage);
+    if (optimizer->moments_dtype == RECIPE_BFLOAT16 && optimizer->beta2 > 0.99)
+        fail(check, key,
+             "%g with moments_dtype: bfloat16 leaves the second moment where it is; at most 0.99",
+             optimizer->beta2);
+}
+
 static void check_sft(const struct check *check)
 {
     const struct sft_settings *sft = &check->recipe->sft;
+    check_optimizer(check, "sft", &sft->optimizer);
     if (sft->data.path.count == 0)
         fail(check, "sft.data.path", "no data files given");
     if (sft->micro_batch_tokens < sft->max_length)
@@ -121,6 +133,7 @@ static void check_rl(const struct check *check)
 {
     const struct rl_settings *rl = &check->recipe->rl;
     int64_t longest = rl->max_prompt_tokens + rl->sampling.max_completion_tokens;
+    check_optimizer(check, "rl", &rl->optimizer);
     if (rl->data.path.count == 0)
         fail(check, "rl.data.path", "no data files given");
     if (rl->micro_batch_tokens < longest)
@@ -139,6 +152,7 @@ static void check_rl(const struct check *check)
 static void check_dpo(const struct check *check)
 {
     const struct dpo_settings *dpo = &check->recipe->dpo;
+    check_optimizer(check, "dpo", &dpo->optimizer);
     if (dpo->source == RECIPE_PAIRS_FILE && dpo->data.path.count == 0)
         fail(check, "dpo.data.path", "no data files given (or dpo.source: rl_log)");
     if (dpo->source == RECIPE_PAIRS_RL_LOG && dpo->data.path.count > 0)
@@ -163,6 +177,26 @@ static void check_eval(const struct check *check)
     if (eval->sampling.temperature == 0 && eval->samples > 1)
         fail(check, "eval.samples", "greedy decoding gives the same answer %lld times",
              (long long)eval->samples);
+}
+
+static void check_wire(const struct check *check)
+{
+    const struct wire_settings *wire = &check->recipe->wire;
+    const struct pools_settings *pools = &check->recipe->pools;
+    const char *const keys[] = {"wire.hub", "wire.weights"};
+    const char *const values[] = {wire->hub, wire->weights};
+    for (int i = 0; i < 2; i++) {
+        if (*values[i] != '\0' && !text_starts_with(values[i], "tcp://"))
+            fail(check, keys[i], "expected tcp://ADDRESS:PORT, got '%.80s'", values[i]);
+        if (*values[i] != '\0' && *wire->keys == '\0')
+            fail(check, keys[i], "tcp is not opened without wire.keys: `hone keys DIR` makes them");
+    }
+    if (text_starts_with(wire->weights, "tcp://*") ||
+        text_starts_with(wire->weights, "tcp://0.0.0.0"))
+        fail(check, "wire.weights", "workers dial it as it is written: name one address");
+    if ((pools->learner.remote || pools->actors.remote || pools->scorers.remote) &&
+        *wire->hub == '\0')
+        fail(check, "wire.hub", "workers that join need an endpoint to join at");
 }
 
 /* Evaluation happens when there is something to evaluate on. */
@@ -196,6 +230,7 @@ void preflight_values(const struct recipe *recipe, struct problems *problems)
     if (has_eval(recipe))
         check_eval(&check);
     check_warmup(&check);
+    check_wire(&check);
 }
 
 static void check_directory(const struct check *check, const char *key, const char *path,
@@ -244,6 +279,8 @@ void preflight_check(const struct recipe *recipe, struct problems *problems)
     else
         check_directory(&check, "model.init.tokenizer", recipe->model.init.tokenizer,
                         tokenizer_files);
+    static const char *const key_files[] = {"hub.public", NULL};
+    check_directory(&check, "wire.keys", recipe->wire.keys, key_files);
     if (recipe_has_stage(recipe, "sft"))
         check_data_files(&check, "sft", &recipe->sft.data);
     if (recipe_has_stage(recipe, "rl"))

@@ -8,7 +8,7 @@
  *
  * 1. recipe_print's text loads again into an equal recipe, and prints again to the same bytes.
  * 2. Equal recipe_hash means that a run of one may be continued as a run of the other. output_dir,
- *    pools and log do not count: they never change what is computed.
+ *    pools, wire and log do not count: they never change what is computed.
  * 3. Every problem of a recipe is reported at once, with file, line and column. */
 #ifndef HONE_CONFIG_RECIPE_H
 #define HONE_CONFIG_RECIPE_H
@@ -63,6 +63,7 @@ struct pool_settings {
     struct string_list devices; /* "cpu:0-3", "cuda:0"; empty: derived from the machine */
     int64_t workers;            /* 0: derived */
     int64_t threads;            /* per worker; 0: derived from the devices */
+    bool remote;                /* they join by themselves: `hone run` starts none */
 };
 
 struct pools_settings {
@@ -76,6 +77,7 @@ struct optimizer_settings {
     double min_lr_ratio; /* the schedule ends at learning_rate x this */
     double weight_decay, beta1, beta2, epsilon;
     double max_grad_norm; /* 0: no clipping */
+    enum recipe_dtype moments_dtype;
 };
 
 /* The columns a stage has no use for cannot be set in its table and stay "". */
@@ -211,6 +213,12 @@ struct log_settings {
     double stall_s; /* 0: not watched */
 };
 
+/* Endpoints beyond the run's own sockets; "" none. */
+struct wire_settings {
+    const char *hub, *weights; /* tcp://ADDRESS:PORT */
+    const char *keys;          /* a directory of `hone keys` */
+};
+
 struct recipe {
     const char *name;
     int64_t seed;
@@ -218,6 +226,7 @@ struct recipe {
     struct string_list stages; /* "sft", "rl", "dpo" in the order they run */
     struct model_settings model;
     struct pools_settings pools;
+    struct wire_settings wire;
     struct sft_settings sft;
     struct rl_settings rl;
     struct reward_settings reward;

@@ -91,6 +91,8 @@ static const struct config_field model_fields[] = {
             "Worker processes; 0 derives"),                                                        \
         INT("threads", pool_settings, threads, "0", 0, 1024, "threads",                            \
             "Threads of each worker; 0 derives from its devices"),                                 \
+        BOOL("remote", pool_settings, remote, "false",                                             \
+             "The workers join by themselves (hone actor --join); hone run starts none"),          \
         END
 
 static const struct config_field learner_fields[] = {POOL_FIELDS("1")};
@@ -100,6 +102,13 @@ static const struct config_field pools_fields[] = {
     TABLE("learner", pools_settings, learner, learner_fields, "Where the learner trains."),
     TABLE("actors", pools_settings, actors, worker_fields, "Where rollouts are generated."),
     TABLE("scorers", pools_settings, scorers, worker_fields, "Where rewards are computed."), END};
+
+static const struct config_field wire_fields[] = {
+    STRING("hub", wire_settings, hub, NULL, 0,
+           "Where the hub also listens, for workers on other machines: tcp://ADDRESS:PORT"),
+    STRING("weights", wire_settings, weights, NULL, 0,
+           "Where the learner also serves weights to them: tcp://ADDRESS:PORT, as they dial it"),
+    PATH("keys", wire_settings, keys, "Directory of keys (hone keys); tcp needs it"), END};
 
 /* Columns that only some stages read are hidden in the others' tables. */
 #define DATA_FIELDS(text_bits, truth_bits, pair_bits)                                              \
@@ -153,6 +162,8 @@ static const struct config_field dpo_data_fields[] = {DATA_FIELDS(FIELD_HIDDEN, 
               "Added to the root of the second moment"),                                           \
         FLOAT("max_grad_norm", optimizer_settings, max_grad_norm, "1", 0, 1e6, NULL,               \
               "Gradients of a larger norm are scaled down to it; 0 never clips"),                  \
+        ENUM("moments_dtype", optimizer_settings, moments_dtype, "float32", dtype_names,           \
+             "Number format of AdamW's moments; bfloat16 halves them, with beta2 at most 0.99"),   \
         END
 
 static const struct config_field sft_optimizer_fields[] = {
@@ -198,7 +209,7 @@ static const struct config_field sft_fields[] = {
     INT("batch_tokens", sft_settings, batch_tokens, "4096", 16, 1073741824, "tokens",
         "Tokens of one optimizer step"),
     INT("micro_batch_tokens", sft_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",
-        "Tokens of one forward and backward pass: sets memory, never the result"),
+        "Tokens of one forward and backward pass: memory, and the order in which gradients add up"),
     ACTIVATION_CHECKPOINTING(sft_settings),
     INT("max_length", sft_settings, max_length, "512", 8, TOKENS_MAX, "tokens",
         "Longest sequence; longer rows are cut and counted"),
@@ -265,7 +276,7 @@ static const struct config_field rl_fields[] = {
          "Leave groups out of the batch whose rewards are all equal: they teach nothing"),
     TABLE("optimizer", rl_settings, optimizer, rl_optimizer_fields, "AdamW of the RL stage."),
     INT("micro_batch_tokens", rl_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",
-        "Tokens of one forward and backward pass: sets memory, never the result"),
+        "Tokens of one forward and backward pass: memory, and the order in which gradients add up"),
     ACTIVATION_CHECKPOINTING(rl_settings),
     INT("checkpoint_steps", rl_settings, checkpoint_steps, "10", 1, STEPS_MAX, "steps",
         "Steps between checkpoints; batches are acknowledged when one is durable"),
@@ -331,7 +342,7 @@ static const struct config_field dpo_fields[] = {
     INT("batch_pairs", dpo_settings, batch_pairs, "16", 1, 1048576, "pairs",
         "Pairs of one optimizer step"),
     INT("micro_batch_tokens", dpo_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",
-        "Tokens of one forward and backward pass: sets memory, never the result"),
+        "Tokens of one forward and backward pass: memory, and the order in which gradients add up"),
     ACTIVATION_CHECKPOINTING(dpo_settings),
     INT("max_length", dpo_settings, max_length, "1024", 8, TOKENS_MAX, "tokens",
         "Longest prompt and answer together; longer pairs are dropped and counted"),
@@ -385,6 +396,12 @@ const struct config_field recipe_fields[] = {
      AT(recipe, pools),
      .table = pools_fields,
      .help = "Which devices do what. Never changes the result.",
+     .flags = FIELD_UNHASHED},
+    {.name = "wire",
+     .type = FIELD_TABLE,
+     AT(recipe, wire),
+     .table = wire_fields,
+     .help = "How workers on other machines reach the run. Never changes the result.",
      .flags = FIELD_UNHASHED},
     TABLE("sft", recipe, sft, sft_fields, "Supervised fine-tuning."),
     TABLE("rl", recipe, rl, rl_fields, "Online reinforcement learning (GRPO family)."),

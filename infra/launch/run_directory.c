@@ -44,7 +44,7 @@ static int take_lock(struct run_directory *run)
 /* Top-level keys that do not count for the recipe's hash: they may differ between attempts. */
 static bool is_free_to_change(const char *section)
 {
-    static const char *const keys[] = {"output_dir:", "pools:", "log:"};
+    static const char *const keys[] = {"output_dir:", "pools:", "wire:", "log:"};
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; ++i)
         if (text_starts_with(section, keys[i]))
             return true;

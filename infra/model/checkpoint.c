@@ -9,6 +9,7 @@
 
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/file.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
@@ -160,30 +161,47 @@ static const char *const optimizer_names[] = {"master", "moment1", "moment2"};
 static int write_optimizer(const char *directory, const struct checkpoint_content *content)
 {
     char path[HONE_PATH_MAX];
-    static const char *const metadata[] = {"layout", "flat fp32 vectors in hone's canonical order",
+    static const char *const metadata[] = {"layout", "flat vectors in hone's canonical order",
                                            NULL};
-    const float *const vectors[] = {content->master, content->moment1, content->moment2};
+    const void *const vectors[] = {content->master, content->moment1, content->moment2};
+    const enum dtype dtypes[] = {DTYPE_F32, content->moments_dtype, content->moments_dtype};
     struct safetensor tensors[3];
     int64_t count = model_config_parameter_count(content->config);
     for (int i = 0; i < 3; i++)
         tensors[i] = (struct safetensor){.name = optimizer_names[i],
-                                         .dtype = DTYPE_F32,
+                                         .dtype = dtypes[i],
                                          .rank = 1,
                                          .shape = {count},
                                          .count = count,
                                          .data = vectors[i],
-                                         .bytes = (size_t)count * sizeof(float)};
+                                         .bytes = (size_t)count * dtype_bytes(dtypes[i])};
     path_join(path, sizeof path, directory, "optimizer.safetensors");
     return safetensors_write(path, tensors, 3, metadata);
 }
 
+static int read_vector(struct safetensors *file, const char *path, const char *name,
+                       const struct safetensor *wanted, void *to)
+{
+    const struct safetensor *tensor = safetensors_find(file, name);
+    if (!tensor || tensor->count != wanted->count ||
+        (tensor->dtype != DTYPE_F32 && tensor->dtype != DTYPE_BF16))
+        return error_set(HONE_EFORMAT, "%s: \"%s\" is missing or not %" PRId64 " %s values", path,
+                         name, wanted->count, dtype_name(wanted->dtype));
+    if (tensor->dtype != wanted->dtype)
+        return error_set(HONE_EINVAL,
+                         "%s: \"%s\" is kept in %s, this run keeps it in %s: set "
+                         "optimizer.moments_dtype as it was",
+                         path, name, dtype_name(tensor->dtype), dtype_name(wanted->dtype));
+    memcpy(to, tensor->data, tensor->bytes);
+    return 0;
+}
+
 int checkpoint_read_optimizer(const char *directory, const struct model_config *config,
-                              float *master, float *moment1, float *moment2)
+                              const struct checkpoint_optimizer *optimizer)
 {
     char path[HONE_PATH_MAX];
     struct model_config stored;
     struct safetensors *file;
-    float *const vectors[] = {master, moment1, moment2};
     int64_t count = model_config_parameter_count(config);
     int rc = model_config_read(&stored, directory);
     if (rc < 0)
@@ -198,14 +216,11 @@ int checkpoint_read_optimizer(const char *directory, const struct model_config *
                          directory);
     if ((rc = safetensors_open(&file, path)) < 0)
         return rc;
-    for (int i = 0; i < 3; i++) {
-        const struct safetensor *tensor = safetensors_find(file, optimizer_names[i]);
-        if (!tensor || tensor->dtype != DTYPE_F32 || tensor->count != count) {
-            rc = error_set(HONE_EFORMAT, "%s: \"%s\" is missing or not %" PRId64 " fp32 values",
-                           path, optimizer_names[i], count);
-            break;
-        }
-        memcpy(vectors[i], tensor->data, tensor->bytes);
+    void *const vectors[] = {optimizer->master, optimizer->moment1, optimizer->moment2};
+    for (int i = 0; rc == 0 && i < 3; i++) {
+        struct safetensor wanted = {.dtype = i == 0 ? DTYPE_F32 : optimizer->moments_dtype,
+                                    .count = count};
+        rc = read_vector(file, path, optimizer_names[i], &wanted, vectors[i]);
     }
     safetensors_close(file);
     return rc;
@@ -389,10 +404,12 @@ int checkpoint_write(const char *directory, const struct checkpoint_content *con
         goto fail;
     /* A step trained again after a resume replaces its directory; it is never without a whole copy.
      */
+    fault_point("checkpoint.before_rename");
     if (file_exists(directory) && (rc = file_rename_synced(directory, previous)) < 0)
         goto fail;
     if ((rc = file_rename_synced(temporary, directory)) < 0)
         goto fail;
+    fault_point("checkpoint.after_rename");
     return file_remove_tree(previous);
 fail:
     return error_prefix("checkpoint %s", directory);

@@ -2,9 +2,10 @@
  * never be taken for a whole one.
  *
  *   NAME/config.json model.safetensors tokenizer files      loads anywhere
- *   NAME/optimizer.safetensors                              fp32 master, moments (resumable ones
- * only) NAME/state.json                                         step, batch, version, recipe hash,
- * ... NAME/manifest.json                                      every file's size and SHA-256
+ *   NAME/optimizer.safetensors                              fp32 master, fp32 or bf16 moments
+ *                                                           (resumable ones only)
+ *   NAME/state.json                                         step, batch, version, recipe hash ...
+ *   NAME/manifest.json                                      every file's size and SHA-256
  *   NAME/DONE                                               written last: the manifest's SHA-256
  *
  * Written to NAME.tmp, each file fsynced, manifest, DONE, rename, parent fsynced.
@@ -29,10 +30,11 @@ struct checkpoint_state {
 
 struct checkpoint_content {
     const struct model_config *config;
-    const char *base_directory;     /* where tokenizer files and unknown config keys come from */
-    enum dtype weights_dtype;       /* of model.safetensors */
-    const float *master;            /* [parameter_count] fp32 */
-    const float *moment1, *moment2; /* NULL: weights only, not resumable */
+    const char *base_directory;    /* where tokenizer files and unknown config keys come from */
+    enum dtype weights_dtype;      /* of model.safetensors */
+    const float *master;           /* [parameter_count] fp32 */
+    const void *moment1, *moment2; /* in moments_dtype; NULL: weights only, not resumable */
+    enum dtype moments_dtype;      /* fp32 or bf16 */
     const struct checkpoint_state *state;
 };
 
@@ -40,9 +42,15 @@ int checkpoint_write(const char *directory, const struct checkpoint_content *con
 /* 0 when complete and every hash matches; else a negative code that says what is wrong. */
 int checkpoint_verify(const char *directory);
 int checkpoint_read_state(const char *directory, struct checkpoint_state *state);
-/* Fills master, moment1, moment2 [parameter_count]; all three must be present. */
+/* Where optimizer state is read to: vectors of [parameter_count]. */
+struct checkpoint_optimizer {
+    float *master;
+    void *moment1, *moment2;
+    enum dtype moments_dtype;
+};
+/* All three must be present; moments of another dtype are HONE_EINVAL. */
 int checkpoint_read_optimizer(const char *directory, const struct model_config *config,
-                              float *master, float *moment1, float *moment2);
+                              const struct checkpoint_optimizer *optimizer);
 /* Newest valid checkpoint "step-<n>" under directory; damaged ones are warned about by name.
  * HONE_ENOENT when there is none. */
 int checkpoint_newest(const char *directory, char *path, size_t capacity);

@@ -279,9 +279,8 @@ void model_finish(struct model *model)
     operand_pack(&model->head, model);
 }
 
-void model_set_flat(struct model *model, const float *flat)
+void *model_overwrite(struct model *model)
 {
-    cast_values(model, model->parameter_count, DTYPE_F32, flat, model->values);
     for (int32_t i = 0; i < model->config.layers; i++) {
         model->layers[i].qkv.stale = true;
         model->layers[i].output.stale = true;
@@ -289,6 +288,12 @@ void model_set_flat(struct model *model, const float *flat)
         model->layers[i].down.stale = true;
     }
     model->head.stale = true;
+    return model->values;
+}
+
+void model_set_flat(struct model *model, const float *flat)
+{
+    cast_values(model, model->parameter_count, DTYPE_F32, flat, model_overwrite(model));
     model_finish(model);
 }
 
@@ -300,6 +305,14 @@ const void *model_tensor_values(const struct model *model, int32_t index)
 void model_hash(const struct model *model, struct hash *hash)
 {
     hash_sha256(model->values, model->values_bytes, hash);
+}
+
+size_t model_rope_bytes(const struct model_config *config, int32_t cache_blocks)
+{
+    int64_t positions = (int64_t)cache_blocks * ATTENTION_BLOCK_TOKENS;
+    if (positions > config->max_positions)
+        positions = config->max_positions;
+    return (size_t)positions * (size_t)config->head_dim * sizeof(float);
 }
 
 void model_reserve_positions(struct model *model, int32_t count)

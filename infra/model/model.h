@@ -32,9 +32,10 @@ struct model;
 int model_create(struct model **model, const struct model_config *config, enum dtype dtype,
                  bool trainable, const struct compute *compute);
 void model_free(struct model *model);
-/* Bytes model_create allocates for weights and packed operands: for the memory plan. (The rotary
- * table grows with the longest cache: head_dim * 4 bytes a position.) */
+/* Bytes model_create allocates for weights and packed operands: for the memory plan. */
 size_t model_bytes(const struct model_config *config, enum dtype dtype, bool trainable);
+/* Bytes of the rotary table once a transformer with a cache of that many blocks exists. */
+size_t model_rope_bytes(const struct model_config *config, int32_t cache_blocks);
 
 const struct model_config *model_config_of(const struct model *model);
 enum dtype model_dtype(const struct model *model);
@@ -47,6 +48,9 @@ int64_t model_parameter_count(const struct model *model);
 void model_set_tensor(struct model *model, int32_t index, enum dtype from, const void *values);
 /* Packs everything that changed since the last call. Call once after the tensors of a version. */
 void model_finish(struct model *model);
+/* For whoever makes a whole version in the compute dtype by itself (the optimiser): where its
+ * values [parameter_count] go, all of them, before model_finish. */
+void *model_overwrite(struct model *model);
 /* All tensors from a flat fp32 vector [parameter_count], then model_finish. */
 void model_set_flat(struct model *model, const float *flat);
 

@@ -274,7 +274,8 @@ static void norm(const struct span *span, int64_t weight, const float *x, void *
 static void carry_residual(const struct span *span, float *to, const float *from)
 {
     if (to != from)
-        memcpy(to, from, (size_t)(span->count * span->transformer->hidden) * sizeof(float));
+        parallel_copy(span->pool, to, from,
+                      (size_t)(span->count * span->transformer->hidden) * sizeof(float));
 }
 
 static void attention_forward(const struct span *span, int32_t layer_index)
@@ -499,6 +500,18 @@ void transformer_head_chunk(struct transformer *transformer, int32_t count, cons
 {
     HONE_ASSERT(count > 0 && count <= transformer->head_rows);
     *input = head_logits(transformer, count, rows, transformer->logits);
+}
+
+int32_t transformer_head_rows(const struct transformer *transformer)
+{
+    return transformer->head_rows;
+}
+
+const float *transformer_head(struct transformer *transformer, int32_t count, const int32_t *rows)
+{
+    const void *input;
+    transformer_head_chunk(transformer, count, rows, &input);
+    return transformer->logits;
 }
 
 static int32_t chunk_at(const struct transformer *t, int32_t count, int32_t done)

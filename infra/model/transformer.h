@@ -39,7 +39,12 @@ size_t transformer_bytes(const struct model_config *config, enum dtype dtype, in
 /* Advances each sequence's length past its last row. */
 void transformer_forward(struct transformer *transformer, const struct forward_rows *rows);
 
-/* logits fp32 [count, vocab] of the given rows of the latest forward. */
+/* Most rows of one transformer_head. */
+int32_t transformer_head_rows(const struct transformer *transformer);
+/* logits fp32 [count, vocab] of the given rows of the latest forward, in the transformer's own tile
+ * of transformer_head_rows rows: valid until its next call. */
+const float *transformer_head(struct transformer *transformer, int32_t count, const int32_t *rows);
+/* The same for any number of rows into `logits`. */
 void transformer_logits(struct transformer *transformer, int32_t count, const int32_t *rows,
                         float *logits);
 /* logprob[i] = log p(targets[i] | row rows[i]) at `temperature`; entropy may be NULL. The head runs

@@ -90,11 +90,11 @@ static void head_backward(const struct backward *b, const struct head_targets *t
     const struct layer_activations *last = &t->layers[b->model->config.layers - 1];
     size_t bytes = (size_t)(t->row_count * t->hidden) * sizeof(float);
     float *d_final = t->backward.narrow;
-    memset(d_final, 0, bytes);
+    parallel_zero(b->pool, d_final, bytes);
     for (int32_t done = 0; done < count; done += t->head_rows)
         head_chunk_backward(b, targets, done,
                             count - done < t->head_rows ? count - done : t->head_rows, d_final);
-    memset(t->backward.residual, 0, bytes);
+    parallel_zero(b->pool, t->backward.residual, bytes);
     norm_backward(b, b->model->final_norm, last->output, t->final_rms, d_final,
                   t->backward.residual);
 }
@@ -159,7 +159,7 @@ static void attention_backward(const struct backward *b, int32_t layer_index)
     struct attention_work work = {
         .backward = b, .activations = a, .kv = kv_cache_layer(t->cache, layer_index)};
     linear_backward(b, &weights->output, rows, buffers->residual, a->attention, buffers->narrow);
-    memset(buffers->wide, 0, (size_t)(rows * t->qkv) * sizeof(float));
+    parallel_zero(b->pool, buffers->wide, (size_t)(rows * t->qkv) * sizeof(float));
     /* Many sequences: whole ones to each thread. Few: the operation splits each by heads. */
     if (b->pool && t->run_count >= 4 * parallel_threads(b->pool))
         parallel_for(b->pool, t->run_count, 1, attention_share, &work);

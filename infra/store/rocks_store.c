@@ -10,6 +10,7 @@
 #include "infra/base/assert.h"
 #include "infra/base/clock.h"
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/file.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
@@ -121,7 +122,7 @@ static void make_options(struct rocks_store *store)
     rocksdb_options_set_block_based_table_factory(options, store->tables);
     store->options = options;
     store->write_options = rocksdb_writeoptions_create();
-    rocksdb_writeoptions_set_sync(store->write_options, 1);
+    rocksdb_writeoptions_set_sync(store->write_options, !fault_breaks("log.sync"));
     store->read_options = rocksdb_readoptions_create();
     rocksdb_readoptions_set_verify_checksums(store->read_options, 1);
 }

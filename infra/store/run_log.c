@@ -9,6 +9,7 @@
 
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
 #include "infra/base/file.h"
 #include "infra/base/hash.h"
 #include "infra/base/log.h"
@@ -266,7 +267,9 @@ int run_log_commit(struct run_log *log)
     struct chain next = chain_next(&log->chain, &content);
     size_t count = add_operations(log);
     count += add_chain(&next, &content, &commit, log->changes + count);
+    fault_point("log.before_write");
     rc = table->write(log->store, log->changes, count);
+    fault_point("log.after_write");
     if (rc < 0) {
         table->close(log->store);
         log->open = false;
@@ -278,6 +281,7 @@ int run_log_commit(struct run_log *log)
     /* The commit is durable; only the check against a shortened log is weaker. */
     if (table->write_acked(log->store, &next) < 0)
         log_warn("log %s: %s", log->name, error_message());
+    fault_point("log.after_acked");
     return 0;
 }
 

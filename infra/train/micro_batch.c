@@ -24,12 +24,13 @@ int32_t micro_batch_kv_blocks(int32_t max_tokens)
 size_t micro_batch_bytes(int32_t max_tokens)
 {
     size_t sequences = (size_t)packing_max_sequences(max_tokens);
-    return ROW_ARRAYS * aligned((size_t)max_tokens * sizeof(float)) +
+    size_t blocks = (size_t)micro_batch_kv_blocks(max_tokens);
+    return aligned(sequences * sizeof(struct kv_sequence)) + aligned(blocks * sizeof(int32_t)) +
+           ROW_ARRAYS * aligned((size_t)max_tokens * sizeof(float)) +
            SEQUENCE_ARRAYS * aligned(sequences * sizeof(void *));
 }
 
-void micro_batch_init(struct micro_batch *micro, int32_t max_tokens, int32_t max_sequence_tokens,
-                      struct kv_cache *cache)
+void micro_batch_init(struct micro_batch *micro, int32_t max_tokens, struct kv_cache *cache)
 {
     size_t row_bytes = (size_t)max_tokens * sizeof(float);
 
@@ -56,20 +57,19 @@ void micro_batch_init(struct micro_batch *micro, int32_t max_tokens, int32_t max
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         *tables[i] = arena_alloc(&micro->arena, table_bytes);
     micro->kv_of = arena_alloc(&micro->arena, table_bytes);
-    micro->kv = MEMORY_ARRAY(struct kv_sequence, micro->max_sequences);
-    for (int32_t s = 0; s < micro->max_sequences; s++) {
-        kv_sequence_init(&micro->kv[s], max_sequence_tokens);
+    size_t kv_bytes = (size_t)micro->max_sequences * sizeof *micro->kv;
+    micro->kv = memset(arena_alloc(&micro->arena, kv_bytes), 0, kv_bytes);
+    for (int32_t s = 0; s < micro->max_sequences; s++)
         micro->kv_of[s] = &micro->kv[s];
-    }
+    micro->block_ids = arena_alloc(&micro->arena, (size_t)micro_batch_kv_blocks(max_tokens) *
+                                                      sizeof *micro->block_ids);
 }
 
 void micro_batch_release(struct micro_batch *micro)
 {
     if (micro->kv == NULL)
         return;
-    for (int32_t s = 0; s < micro->max_sequences; s++)
-        kv_sequence_release(micro->cache, &micro->kv[s]);
-    memory_free(micro->kv);
+    micro_batch_unload(micro);
     arena_release(&micro->arena);
     memset(micro, 0, sizeof *micro);
 }
@@ -98,10 +98,12 @@ static void append_sequence(struct micro_batch *micro, const struct train_sequen
         micro->head_rows[head] = row;
         micro->targets[head] = sequence->tokens[i + 1];
     }
-    if (rows > 0) {
-        bool reserved = kv_sequence_reserve(micro->cache, &micro->kv[slot], rows, 0);
-        HONE_ASSERT(reserved);
-    }
+    struct kv_sequence *kv = &micro->kv[slot];
+    kv->blocks = micro->block_ids + micro->block_count;
+    kv->block_capacity = (rows + ATTENTION_BLOCK_TOKENS - 1) / ATTENTION_BLOCK_TOKENS;
+    micro->block_count += kv->block_capacity;
+    bool reserved = kv_sequence_reserve(micro->cache, kv, rows, 0);
+    HONE_ASSERT(reserved);
 }
 
 void micro_batch_load(struct micro_batch *micro, const struct train_batch *batch, int32_t first,
@@ -114,6 +116,7 @@ void micro_batch_load(struct micro_batch *micro, const struct train_batch *batch
     micro->count = count;
     micro->row_count = 0;
     micro->head_count = 0;
+    micro->block_count = 0;
     for (int32_t s = 0; s < count; s++) {
         const struct train_sequence *sequence = &batch->sequences[first + s];
         HONE_ASSERT(offset + sequence->count <= micro->max_tokens);

@@ -25,6 +25,8 @@ struct micro_batch {
     int32_t *tokens, *positions, *sequence; /* [row_count] */
     struct kv_sequence *kv;                 /* [max_sequences] */
     struct kv_sequence **kv_of;             /* [max_sequences] */
+    int32_t *block_ids;                     /* the sequences' block tables, back to back */
+    int32_t block_count;
 
     int32_t head_count;
     int32_t *head_rows, *targets;           /* [head_count] */
@@ -36,8 +38,7 @@ struct micro_batch {
 };
 
 /* cache must have micro_batch_kv_blocks blocks, and outlives the micro-batch. */
-void micro_batch_init(struct micro_batch *micro, int32_t max_tokens, int32_t max_sequence_tokens,
-                      struct kv_cache *cache);
+void micro_batch_init(struct micro_batch *micro, int32_t max_tokens, struct kv_cache *cache);
 void micro_batch_release(struct micro_batch *micro);
 int32_t micro_batch_kv_blocks(int32_t max_tokens);
 size_t micro_batch_bytes(int32_t max_tokens);

@@ -5,6 +5,11 @@
 
 #include <stdint.h>
 
+#include "infra/compute/dtype.h"
+
+/* bf16 moments need a second moment that moves by more than a bf16 rounds away in a step. */
+#define OPTIMIZER_BF16_BETA2_MAX 0.99
+
 enum schedule { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE };
 
 struct optimizer_options {
@@ -15,6 +20,7 @@ struct optimizer_options {
     double min_lr_ratio;  /* floor as a share of learning_rate */
     double beta1, beta2, epsilon, weight_decay;
     double max_gradient_norm; /* 0 = no clipping */
+    enum dtype moments_dtype; /* fp32, or bf16: half the memory, beta2 <= 0.99 */
 };
 
 /* Learning rate of step 1, 2, ... */

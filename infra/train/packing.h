@@ -1,6 +1,16 @@
-/* Which sequences share a micro-batch: in the order given, units kept together, at most max_tokens
- * rows and packing_max_sequences sequences. The second bound keeps the KV blocks of many very short
- * sequences (each takes a whole block) within a small multiple of max_tokens. */
+/* How a batch is cut into micro-batches: best-fit decreasing within a budget of tokens.
+ *
+ * A unit (neighbours with the same `unit`) stays together. Units are placed by length, longest
+ * first and equal ones in the batch's order, each in the fullest micro-batch that has room for it,
+ * the earliest of equally full ones; a new one when none has. Within a micro-batch sequences keep
+ * the batch's order.
+ *
+ *  P1  The result is a function of the sequences' lengths and units and of max_tokens, nothing
+ * else: a resumed or replayed step packs alike (G7). P2  A micro-batch holds at most max_tokens
+ * tokens and packing_max_sequences sequences. The second bound keeps the KV blocks of many very
+ * short sequences (each takes a whole block) within a small multiple of max_tokens.
+ *
+ * Arrays grow to the largest batch seen and stay. Owned by one thread. */
 #ifndef HONE_TRAIN_PACKING_H
 #define HONE_TRAIN_PACKING_H
 
@@ -8,12 +18,26 @@
 
 struct train_sequence;
 
+struct packing {
+    int32_t max_tokens;
+    int32_t count;                    /* sequences of the latest plan */
+    struct train_sequence *sequences; /* [count] in packed order */
+    int32_t *order;                   /* [count] where each stood in the batch */
+    int32_t micro_batch_count;
+    int32_t *ends; /* [micro_batch_count] end of each in packed order */
+
+    int32_t capacity;           /* of every array here */
+    struct packing_unit *units; /* scratch */
+    int32_t *by_length;         /* scratch: units, longest first */
+    struct packing_bin *bins;   /* scratch */
+};
+
 /* Most sequences of one micro-batch of max_tokens rows. */
 int32_t packing_max_sequences(int32_t max_tokens);
 
-/* Returns how many sequences from `first` fit in one micro-batch (at least one whole unit), or
- * HONE_EINVAL when the unit alone does not fit (the message names its length). */
-int packing_next(const struct train_sequence *sequences, int32_t count, int32_t first,
-                 int32_t max_tokens);
+void packing_init(struct packing *packing, int32_t max_tokens);
+void packing_release(struct packing *packing);
+/* HONE_EINVAL when a unit alone does not fit (the message names its length). */
+int packing_plan(struct packing *packing, const struct train_sequence *sequences, int32_t count);
 
 #endif

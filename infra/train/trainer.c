@@ -18,16 +18,22 @@ struct trainer {
     struct kv_cache *cache;
     struct transformer *transformer;
     struct micro_batch micro;
+    struct packing packing;
     int64_t parameters;
-    float *master;            /* [parameters] */
-    float *moment1, *moment2; /* [parameters]; NULL when logprobs_only */
-    float *gradient;          /* [parameters]; NULL when logprobs_only */
+    float *master;           /* [parameters] */
+    void *moment1, *moment2; /* [parameters] in moments_dtype; NULL when logprobs_only */
+    float *gradient;         /* [parameters]; NULL when logprobs_only */
     int64_t steps;
 };
 
 static size_t vector_bytes(int64_t parameters)
 {
     return (size_t)parameters * sizeof(float);
+}
+
+static size_t moment_bytes(const struct trainer_options *options, int64_t parameters)
+{
+    return (size_t)parameters * dtype_bytes(options->optimizer.moments_dtype);
 }
 
 static enum activation_keep kept_activations(const struct trainer_options *options)
@@ -42,6 +48,16 @@ static int check_options(const struct trainer_options *options, const struct mod
     if (options->dtype != DTYPE_F32 && options->dtype != DTYPE_BF16)
         return error_set(HONE_EINVAL, "training computes in float32 or bfloat16, not %s",
                          dtype_name(options->dtype));
+    if (options->optimizer.moments_dtype != DTYPE_F32 &&
+        options->optimizer.moments_dtype != DTYPE_BF16)
+        return error_set(HONE_EINVAL, "moments are kept in float32 or bfloat16, not %s",
+                         dtype_name(options->optimizer.moments_dtype));
+    if (options->optimizer.moments_dtype == DTYPE_BF16 &&
+        options->optimizer.beta2 > OPTIMIZER_BF16_BETA2_MAX)
+        return error_set(HONE_EINVAL,
+                         "beta2 %g with bfloat16 moments: the second moment would not move; use "
+                         "beta2 of at most %g, or float32 moments",
+                         options->optimizer.beta2, OPTIMIZER_BF16_BETA2_MAX);
     if (options->max_sequence_tokens < 2 || options->max_sequence_tokens > config->max_positions)
         return error_set(HONE_EINVAL,
                          "sequences of up to %d tokens are asked for; the model has %d positions",
@@ -76,13 +92,13 @@ int trainer_create(struct trainer **trainer, const struct trainer_options *optio
                             kept_activations(options));
     if (rc < 0)
         goto fail;
-    micro_batch_init(&t->micro, options->micro_batch_tokens, options->max_sequence_tokens,
-                     t->cache);
+    micro_batch_init(&t->micro, options->micro_batch_tokens, t->cache);
+    packing_init(&t->packing, options->micro_batch_tokens);
     t->master = memory_map(vector_bytes(t->parameters));
     memcpy(t->master, master, vector_bytes(t->parameters));
     if (training) {
-        t->moment1 = memory_map(vector_bytes(t->parameters));
-        t->moment2 = memory_map(vector_bytes(t->parameters));
+        t->moment1 = memory_map(moment_bytes(options, t->parameters));
+        t->moment2 = memory_map(moment_bytes(options, t->parameters));
         t->gradient = memory_map(vector_bytes(t->parameters));
     }
     model_set_flat(t->model, t->master);
@@ -97,44 +113,36 @@ void trainer_free(struct trainer *trainer)
 {
     if (trainer == NULL)
         return;
-    float *vectors[] = {trainer->master, trainer->moment1, trainer->moment2, trainer->gradient};
-    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
-        if (vectors[i] != NULL)
-            memory_unmap(vectors[i], vector_bytes(trainer->parameters));
+    memory_unmap(trainer->master, vector_bytes(trainer->parameters));
+    memory_unmap(trainer->gradient, vector_bytes(trainer->parameters));
+    memory_unmap(trainer->moment1, moment_bytes(&trainer->options, trainer->parameters));
+    memory_unmap(trainer->moment2, moment_bytes(&trainer->options, trainer->parameters));
     micro_batch_release(&trainer->micro);
+    packing_release(&trainer->packing);
     transformer_free(trainer->transformer);
     kv_cache_free(trainer->cache);
     model_free(trainer->model);
     memory_free(trainer);
 }
 
-size_t trainer_plan(const struct trainer_options *options, const struct model_config *config,
-                    struct text *table)
+void trainer_plan(const struct trainer_options *options, const struct model_config *config,
+                  const char *owner, struct memory_plan *plan)
 {
     bool training = !options->logprobs_only;
-    size_t parameters = (size_t)model_config_parameter_count(config);
-    int32_t rows = options->micro_batch_tokens;
-    struct {
-        const char *what;
-        size_t bytes;
-    } lines[] = {
-        {"weights (compute dtype)", model_bytes(config, options->dtype, training)},
-        {"master weights (fp32)", parameters * sizeof(float)},
-        {"optimizer moments (2 x fp32)", training ? 2 * parameters * sizeof(float) : 0},
-        {"gradient (fp32)", training ? parameters * sizeof(float) : 0},
-        {"activations", transformer_bytes(config, options->dtype, rows, kept_activations(options))},
-        {"key/value cache", kv_cache_bytes(config, options->dtype, micro_batch_kv_blocks(rows))},
-        {"token streams", micro_batch_bytes(rows)}};
-    size_t total = 0;
+    int64_t parameters = model_config_parameter_count(config);
+    int32_t rows = options->micro_batch_tokens, blocks = micro_batch_kv_blocks(rows);
 
-    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
-        total += lines[i].bytes;
-        if (table != NULL)
-            text_printf(table, "  %-30s %10.1f MB\n", lines[i].what, (double)lines[i].bytes / 1e6);
-    }
-    if (table != NULL)
-        text_printf(table, "  %-30s %10.1f MB\n", "total", (double)total / 1e6);
-    return total;
+    memory_plan_add(plan, owner, "weights (compute dtype)",
+                    model_bytes(config, options->dtype, training));
+    memory_plan_add(plan, owner, "master weights (fp32)", vector_bytes(parameters));
+    memory_plan_add(plan, owner, "optimizer moments (2)",
+                    training ? 2 * moment_bytes(options, parameters) : 0);
+    memory_plan_add(plan, owner, "gradient (fp32)", training ? vector_bytes(parameters) : 0);
+    memory_plan_add(plan, owner, "activations",
+                    transformer_bytes(config, options->dtype, rows, kept_activations(options)));
+    memory_plan_add(plan, owner, "key/value cache", kv_cache_bytes(config, options->dtype, blocks));
+    memory_plan_add(plan, owner, "rotary table", model_rope_bytes(config, blocks));
+    memory_plan_add(plan, owner, "token streams", micro_batch_bytes(rows));
 }
 
 static int check_batch(const struct trainer *t, const struct train_batch *batch)
@@ -162,24 +170,31 @@ static double seconds_since(int64_t start_ns)
     return (double)(clock_now_ns(clock_system()) - start_ns) * 1e-9;
 }
 
-/* Lays out the next micro-batch and fills its streams; returns its number of sequences. */
-static int forward_micro_batch(struct trainer *t, const struct train_batch *batch, int32_t first)
+/* The batch in packed order, as losses see it. */
+static int pack_batch(struct trainer *t, const struct train_batch *batch,
+                      struct train_batch *packed)
+{
+    int rc = packing_plan(&t->packing, batch->sequences, batch->count);
+    *packed = *batch;
+    packed->sequences = t->packing.sequences;
+    return rc;
+}
+
+/* Lays out micro-batch `index` of the plan and fills its streams. */
+static void forward_micro_batch(struct trainer *t, const struct train_batch *packed, int32_t index)
 {
     struct micro_batch *micro = &t->micro;
-    int taken = packing_next(batch->sequences, batch->count, first, t->options.micro_batch_tokens);
-    if (taken < 0)
-        return taken;
+    int32_t first = index > 0 ? t->packing.ends[index - 1] : 0;
 
-    micro_batch_load(micro, batch, first, taken);
+    micro_batch_load(micro, packed, first, t->packing.ends[index] - first);
     if (micro->row_count > 0) {
         struct forward_rows rows = micro_batch_rows(micro);
         transformer_forward(t->transformer, &rows);
         transformer_logprob(t->transformer, micro->head_count, micro->head_rows, micro->targets,
-                            batch->temperature, micro->head_logprob,
-                            batch->need_entropy ? micro->head_entropy : NULL);
+                            packed->temperature, micro->head_logprob,
+                            packed->need_entropy ? micro->head_entropy : NULL);
     }
-    micro_batch_scatter(micro, batch);
-    return taken;
+    micro_batch_scatter(micro, packed);
 }
 
 static void backward_micro_batch(struct trainer *t, const struct train_batch *batch)
@@ -198,31 +213,33 @@ static void backward_micro_batch(struct trainer *t, const struct train_batch *ba
 static int accumulate(struct trainer *t, const struct train_batch *batch, loss_function loss,
                       void *context, struct step_report *report)
 {
-    memset(t->gradient, 0, vector_bytes(t->parameters));
-    for (int32_t first = 0; first < batch->count;) {
+    struct train_batch packed;
+    int rc = pack_batch(t, batch, &packed);
+    if (rc < 0)
+        return rc;
+    parallel_zero(t->compute.pool, t->gradient, vector_bytes(t->parameters));
+    for (int32_t i = 0; i < t->packing.micro_batch_count; i++) {
         int64_t start = clock_now_ns(clock_system());
-        int taken = forward_micro_batch(t, batch, first);
-        if (taken < 0)
-            return taken;
-        struct loss_streams streams = micro_batch_streams(&t->micro, batch);
-        int rc = loss(context, batch, &streams, &report->loss);
+        forward_micro_batch(t, &packed, i);
+        struct loss_streams streams = micro_batch_streams(&t->micro, &packed);
+        rc = loss(context, &packed, &streams, &report->loss);
         report->seconds_forward += seconds_since(start);
         if (rc < 0) {
             micro_batch_unload(&t->micro);
             return rc;
         }
         start = clock_now_ns(clock_system());
-        backward_micro_batch(t, batch);
+        backward_micro_batch(t, &packed);
         report->seconds_backward += seconds_since(start);
         report->tokens += t->micro.row_count;
         report->trained_tokens += t->micro.head_count;
         micro_batch_unload(&t->micro);
-        first += taken;
     }
     return 0;
 }
 
-/* AdamW over each contiguous run of tensors that share a weight decay. */
+/* AdamW over each contiguous run of tensors that share a weight decay; the new weights reach the
+ * model in the same pass. */
 static void apply_adamw(struct trainer *t, const struct step_report *report)
 {
     const struct optimizer_options *options = &t->options.optimizer;
@@ -235,6 +252,9 @@ static void apply_adamw(struct trainer *t, const struct step_report *report)
         .bias_correction2 = (float)(1.0 - pow(options->beta2, (double)t->steps)),
         .gradient_scale = (float)report->clip_scale};
     int32_t tensors = model_tensor_count(t->model);
+    char *values = model_overwrite(t->model);
+    size_t value_bytes = dtype_bytes(t->options.dtype);
+    size_t moment_size = dtype_bytes(options->moments_dtype);
 
     for (int32_t i = 0; i < tensors;) {
         const struct model_tensor *head = model_tensor_at(t->model, i);
@@ -248,11 +268,17 @@ static void apply_adamw(struct trainer *t, const struct step_report *report)
             count += tensor->count;
         }
         adamw.weight_decay = decays ? (float)options->weight_decay : 0.0f;
-        t->compute.ops->adamw(t->compute.pool, count, &adamw, t->master + head->offset,
-                              t->moment1 + head->offset, t->moment2 + head->offset,
-                              t->gradient + head->offset);
+        size_t at = (size_t)head->offset;
+        struct adamw_vectors vectors = {.parameters = t->master + at,
+                                        .m = (char *)t->moment1 + at * moment_size,
+                                        .v = (char *)t->moment2 + at * moment_size,
+                                        .moments_dtype = options->moments_dtype,
+                                        .gradient = t->gradient + at,
+                                        .values = values + at * value_bytes,
+                                        .values_dtype = t->options.dtype};
+        t->compute.ops->adamw(t->compute.pool, count, &adamw, &vectors);
     }
-    model_set_flat(t->model, t->master);
+    model_finish(t->model);
 }
 
 int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_function loss,
@@ -282,12 +308,12 @@ int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_
     return 0;
 }
 
-static void copy_streams(const struct micro_batch *micro, const struct train_batch *batch,
-                         float *const *logprob, float *const *entropy)
+static void copy_streams(const struct trainer *t, float *const *logprob, float *const *entropy)
 {
+    const struct micro_batch *micro = &t->micro;
     for (int32_t s = 0; s < micro->count; s++) {
-        int32_t index = micro->first + s;
-        size_t bytes = (size_t)batch->sequences[index].count * sizeof(float);
+        int32_t index = t->packing.order[micro->first + s];
+        size_t bytes = (size_t)t->packing.sequences[micro->first + s].count * sizeof(float);
         memcpy(logprob[index], micro->logprob_of[s], bytes);
         if (entropy != NULL)
             memcpy(entropy[index], micro->entropy_of[s], bytes);
@@ -303,13 +329,13 @@ int trainer_logprobs(struct trainer *trainer, const struct train_batch *batch,
     if (rc < 0)
         return rc;
 
-    for (int32_t first = 0; first < view.count;) {
-        int taken = forward_micro_batch(trainer, &view, first);
-        if (taken < 0)
-            return taken;
-        copy_streams(&trainer->micro, &view, logprob, entropy);
+    struct train_batch packed;
+    if ((rc = pack_batch(trainer, &view, &packed)) < 0)
+        return rc;
+    for (int32_t i = 0; i < trainer->packing.micro_batch_count; i++) {
+        forward_micro_batch(trainer, &packed, i);
+        copy_streams(trainer, logprob, entropy);
         micro_batch_unload(&trainer->micro);
-        first += taken;
     }
     return 0;
 }
@@ -354,6 +380,7 @@ int trainer_save(struct trainer *trainer, const char *directory, const char *bas
                                          .master = trainer->master,
                                          .moment1 = trainer->moment1,
                                          .moment2 = trainer->moment2,
+                                         .moments_dtype = trainer->options.optimizer.moments_dtype,
                                          .state = state};
     return checkpoint_write(directory, &content);
 }
@@ -376,8 +403,10 @@ int trainer_restore(struct trainer *trainer, const char *directory, struct check
     int rc = checkpoint_read_state(directory, state);
     if (rc < 0)
         return rc;
-    rc = checkpoint_read_optimizer(directory, &trainer->config, trainer->master, trainer->moment1,
-                                   trainer->moment2);
+    rc = checkpoint_read_optimizer(
+        directory, &trainer->config,
+        &(struct checkpoint_optimizer){trainer->master, trainer->moment1, trainer->moment2,
+                                       trainer->options.optimizer.moments_dtype});
     if (rc < 0)
         return rc;
 

@@ -5,20 +5,23 @@
  * so a loss is a host function from per-token streams to d_logprob (and d_entropy); one generic
  * operation does the vocabulary-sized work.
  *
- *  T1  One optimiser step's result does not depend on micro_batch_tokens beyond fp32 summation
- * order, and for a fixed recipe is the same bits every time (G7): sequences are packed in the order
- * given. T2  A loss must normalise by global counts (of the whole train_batch), never by a
+ *  T1  micro_batch_tokens decides which sequences share a micro-batch (packing.h) and so the order
+ * in which rows' gradients add up in fp32; nothing else of a step's result depends on it. Logprobs
+ *      do not. For a fixed recipe a step is the same bits every time (G7), on any number of
+ * threads. T2  A loss must normalise by global counts (of the whole train_batch), never by a
  * micro-batch's. T3  A step with a non-finite loss, gradient or norm is not applied; the report
- * says so. Owned by one thread. */
+ * says so.
+ *
+ * Owned by one thread. */
 #ifndef HONE_TRAIN_TRAINER_H
 #define HONE_TRAIN_TRAINER_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "infra/base/text.h"
 #include "infra/model/checkpoint.h"
 #include "infra/model/transformer.h"
+#include "infra/train/memory_plan.h"
 #include "infra/train/optimizer.h"
 
 /* One sequence. Streams are indexed like tokens: entry i belongs to token i given tokens before it;
@@ -38,10 +41,11 @@ struct train_batch {
     bool need_entropy;
 };
 
-/* What a loss sees of one micro-batch: sequences [first, first + count). logprob[s][i],
- * entropy[s][i] (entropy NULL unless asked) for sequence first + s; it writes d_logprob[s][i]
- * (zeroed before) and, when entropy was asked for, d_entropy[s][i], and adds to *loss. Returns 0 or
- * a negative code. */
+/* What a loss sees of one micro-batch: sequences [first, first + count) of `batch`, which holds the
+ * sequences in packed order (each one's `user` says whose it is). logprob[s][i], entropy[s][i]
+ * (entropy NULL unless asked) for sequence first + s; it writes d_logprob[s][i] (zeroed before)
+ * and, when entropy was asked for, d_entropy[s][i], and adds to *loss. Returns 0 or a negative
+ * code. */
 struct loss_streams {
     int32_t first, count;
     const float *const *logprob;
@@ -79,10 +83,10 @@ int trainer_create(struct trainer **trainer, const struct trainer_options *optio
                    const struct model_config *config, const float *master,
                    const struct compute *compute);
 void trainer_free(struct trainer *trainer);
-/* Bytes trainer_create would allocate, by class, as printed lines: weights, master, moments,
- * gradient, activations, KV. Returns the total. */
-size_t trainer_plan(const struct trainer_options *options, const struct model_config *config,
-                    struct text *table);
+/* Adds what trainer_create would allocate, by class: weights, master, moments, gradient,
+ * activations, KV. */
+void trainer_plan(const struct trainer_options *options, const struct model_config *config,
+                  const char *owner, struct memory_plan *plan);
 
 /* Forward, loss, backward over micro-batches, then clip and AdamW. A batch without a trained token
  * is a step with gradient 0. On an error nothing is applied and the step does not count. */

@@ -139,9 +139,10 @@ int key_pair_parse(struct key_pair *pair, const char *path, const char *text)
     if (pair->names[0] == '\0' || pair->public_key[0] == '\0' || pair->secret_key[0] == '\0')
         goto bad;
     explicit_bzero(line, sizeof line);
-    if (zmq_curve_public(check, pair->secret_key) != 0 || strcmp(check, pair->public_key) != 0)
-        return error_set(HONE_EFORMAT, "%s: its public key is not the secret's", path);
-    return 0;
+    if (zmq_curve_public(check, pair->secret_key) == 0 && strcmp(check, pair->public_key) == 0)
+        return 0;
+    explicit_bzero(pair, sizeof *pair);
+    return error_set(HONE_EFORMAT, "%s: its public key is not the secret's", path);
 bad: /* K1: no part of the line is shown */
     explicit_bzero(line, sizeof line);
     explicit_bzero(pair, sizeof *pair);

@@ -30,7 +30,6 @@
 #define POLL_MAX             256
 #define FRAMES_MAX           4 /* routing id, name, envelope, payload */
 #define ROUTING_BYTES        5 /* of an id that the server's own socket made: 0 and a number */
-#define ROLES_ALL            UINT32_MAX
 
 struct wire_context {
     void *zmq;
@@ -58,6 +57,8 @@ struct wire_server {
 struct wire_client {
     struct link link;
     char name[WIRE_IDENTITY_MAX];
+    void *monitor;      /* events of a tcp connection; NULL otherwise */
+    uint64_t failures;  /* handshakes that failed */
     bool wants_to_send; /* a send failed: wire_poll also wakes when there is room or a connection */
 };
 
@@ -173,7 +174,8 @@ static int arm_server(struct link *link, const struct endpoint *endpoint)
         if (rc < 0)
             return rc;
     }
-    HONE_ASSERT(is_tcp || !strstr(link->endpoint, "tcp://")); /* a domain cannot be unset */
+    if (!is_tcp && strstr(link->endpoint, "tcp://")) /* a ZAP domain cannot be unset */
+        return error_set(HONE_EINVAL, "%s: tcp comes last in a list", endpoint->address);
     set_option(link->socket, ZMQ_IPV6, endpoint->is_ipv6);
     if (!is_tcp)
         return 0;
@@ -201,9 +203,8 @@ static int note_endpoint(struct link *link, const struct endpoint *endpoint)
                      link->endpoint, last, ENDPOINT_MAX - 1);
 }
 
-int wire_server_listen(struct wire_server *server, const char *text)
+static int listen_at(struct link *link, const char *text)
 {
-    struct link *link = &server->link;
     struct endpoint endpoint;
     int rc = endpoint_parse(&endpoint, text);
     if (rc == 0)
@@ -231,24 +232,37 @@ int wire_server_listen(struct wire_server *server, const char *text)
     return error_set(HONE_EIO, "bind %s: %s", endpoint.address, zmq_strerror(errno));
 }
 
+/* Whom a process serves over tcp follows from what it is (W6). */
+static uint32_t served_roles(const struct wire_context *context)
+{
+    if (context->keys.own.role == HONE__ROLE__ROLE_CURRICULUM)
+        return UINT32_MAX;
+    return UINT32_C(1) << HONE__ROLE__ROLE_ACTOR;
+}
+
 int wire_server_create(struct wire_server **server, struct wire_context *context,
-                       const char *endpoint)
+                       const char *endpoints)
 {
     struct wire_server *made = MEMORY_NEW(struct wire_server);
+    char one[ENDPOINT_MAX + 1];
+    size_t length;
     made->peers = peers_create();
-    made->roles = ROLES_ALL;
+    made->roles = served_roles(context);
     *server = NULL;
     int rc = link_open(&made->link, context, ZMQ_ROUTER);
-    if (rc < 0)
-        goto out;
-    set_option(made->link.socket, ZMQ_ROUTER_MANDATORY, 1);
-    rc = wire_server_listen(made, endpoint);
-    if (rc < 0)
-        goto out;
-    *server = made;
-    made = NULL;
-out:
-    wire_server_destroy(made);
+    if (rc == 0)
+        set_option(made->link.socket, ZMQ_ROUTER_MANDATORY, 1);
+    do { /* an empty list is an endpoint that does not parse */
+        length = strcspn(endpoints, " ");
+        snprintf(one, sizeof one, "%.*s", (int)length, endpoints);
+        if (rc == 0)
+            rc = listen_at(&made->link, one);
+        endpoints += length + strspn(endpoints + length, " ");
+    } while (*endpoints);
+    if (rc == 0)
+        *server = made;
+    else
+        wire_server_destroy(made);
     return rc;
 }
 
@@ -261,14 +275,46 @@ void wire_server_destroy(struct wire_server *server)
     memory_free(server);
 }
 
-void wire_server_serve_only(struct wire_server *server, Hone__Role role)
-{
-    server->roles = UINT32_C(1) << role;
-}
-
 const char *wire_server_endpoint(const struct wire_server *server)
 {
     return server->link.endpoint;
+}
+
+/* libzmq tries again for ever and says nothing: its events are where a wrong key shows. */
+static int watch_handshakes(struct wire_client *client)
+{
+    struct link *link = &client->link;
+    char name[64];
+    snprintf(name, sizeof name, "inproc://dial-%p", (void *)client);
+    int events = ZMQ_EVENT_HANDSHAKE_FAILED_AUTH | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |
+                 ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL;
+    client->monitor = zmq_socket(link->context->zmq, ZMQ_PAIR);
+    if (!client->monitor || zmq_socket_monitor(link->socket, name, events) != 0 ||
+        zmq_connect(client->monitor, name) != 0)
+        return error_set(HONE_EIO, "events of %s: %s", link->endpoint, zmq_strerror(errno));
+    set_option(client->monitor, ZMQ_LINGER, 0);
+    return 0;
+}
+
+static void tell_failures(struct wire_client *client)
+{
+    struct {
+        uint16_t event;
+        uint32_t value;
+    } __attribute__((packed)) told;
+    char address[ENDPOINT_MAX];
+    while (client->monitor && zmq_recv(client->monitor, &told, sizeof told, ZMQ_DONTWAIT) >= 0) {
+        (void)zmq_recv(client->monitor, address, sizeof address, 0);
+        bool is_refused = told.event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+        client->failures++;
+        if ((client->failures & (client->failures - 1)) == 0)
+            log_warn("%s: no connection for %s (%llu tries): %s", client->link.endpoint,
+                     client->name, (unsigned long long)client->failures,
+                     is_refused
+                         ? "its key is not on the allow-list there"
+                         : "the handshake failed; is that a hone that listens on tcp, and is the "
+                           "public key by which it is known here its own?");
+    }
 }
 
 static int dial(struct wire_client *client, const struct endpoint *endpoint)
@@ -285,6 +331,9 @@ static int dial(struct wire_client *client, const struct endpoint *endpoint)
         set_key(link->socket, ZMQ_CURVE_PUBLICKEY, keys->own.public_key);
         set_key(link->socket, ZMQ_CURVE_SECRETKEY, keys->own.secret_key);
         set_option(link->socket, ZMQ_IPV6, 1);
+        int rc = watch_handshakes(client);
+        if (rc < 0)
+            return rc;
     }
     if (endpoint->is_wildcard)
         return error_set(HONE_EINVAL, "%s is no address to dial", endpoint->address);
@@ -321,6 +370,8 @@ void wire_client_destroy(struct wire_client *client)
     if (!client)
         return;
     link_close(&client->link);
+    if (client->monitor)
+        zmq_close(client->monitor);
     memory_free(client);
 }
 
@@ -543,6 +594,7 @@ int wire_client_receive(struct wire_client *client, struct wire_message *message
 {
     struct frames frames;
     memset(message, 0, sizeof *message);
+    tell_failures(client);
     for (int i = 0; i < IGNORED_PER_CALL; i++) {
         int rc = frames_receive(&client->link, &frames);
         if (rc <= 0)

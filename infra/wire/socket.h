@@ -14,7 +14,8 @@
  *  W5  Envelopes of a connection are numbered, rising; a number that does not rise drops the peer.
  *  W6  tcp is CURVE with an allow-list (infra/wire/gate.h), on this machine's own addresses too,
  *      or it is not opened. A peer that comes through it speaks for one name, of those that its key
- *      is for, and in its Hello for the role that its key is for; nothing else is delivered.
+ *      is for, and in its Hello for the role that its key is for; nothing else is delivered. A hub
+ *      serves every role, any other process actors alone.
  *  W7  An ipc socket lives in a directory that nobody else may enter.
  * Endpoints: infra/wire/endpoint.h. Owned by one thread. */
 #ifndef HONE_WIRE_SOCKET_H
@@ -53,14 +54,11 @@ void wire_context_destroy(struct wire_context *context);
  * allow-list. A copy is kept. */
 void wire_context_secure(struct wire_context *context, const struct keys *keys);
 
-/* HONE_EBUSY when the address is taken, HONE_EINVAL when it must not be listened to (W6, W7). */
+/* endpoints: one, or several separated by spaces, tcp last. HONE_EBUSY when an address is taken,
+ * HONE_EINVAL when it must not be listened to (W6, W7). */
 int wire_server_create(struct wire_server **server, struct wire_context *context,
-                       const char *endpoint);
+                       const char *endpoints);
 void wire_server_destroy(struct wire_server *server);
-/* At one more endpoint; tcp comes last. */
-int wire_server_listen(struct wire_server *server, const char *endpoint);
-/* Of the peers that come through the gate, those of this role alone are served. */
-void wire_server_serve_only(struct wire_server *server, Hone__Role role);
 /* 1 received, 0 nothing there, negative on a socket error. Malformed frames are handled (W1) and
  * skipped. */
 int wire_server_receive(struct wire_server *server, struct wire_peer *from,

@@ -34,6 +34,7 @@ struct hub {
     struct wire_server *server;
     struct wire_peer actor;
     bool answers, acknowledges;
+    bool answers_heartbeats;
     int hellos, heartbeats, arrivals, returns;
     int credits;
     uint64_t incarnation;
@@ -132,6 +133,15 @@ static void hub_progress(struct world *w, const Hone__Progress *message)
         hub_send(w, HONE__KIND__KIND_PROGRESS_ACK, &envelope);
 }
 
+static void hub_answer_heartbeat(struct world *w)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__Heartbeat beat = HONE__HEARTBEAT__INIT;
+    envelope.kind = HONE__KIND__KIND_HEARTBEAT;
+    envelope.heartbeat = &beat;
+    assert_int_equal(wire_server_send(w->hub.server, &w->hub.actor, &envelope, NULL, 0), 0);
+}
+
 static void hub_handle(struct world *w, const Hone__Envelope *envelope)
 {
     struct hub *hub = &w->hub;
@@ -159,6 +169,8 @@ static void hub_handle(struct world *w, const Hone__Envelope *envelope)
         break;
     case HONE__KIND__KIND_HEARTBEAT:
         hub->heartbeats++;
+        if (hub->answers_heartbeats)
+            hub_answer_heartbeat(w);
         snprintf(hub->waiting_for, sizeof hub->waiting_for, "%s", envelope->heartbeat->waiting_for);
         hub->beat_version = envelope->heartbeat->policy_version;
         hub->beat_swaps = envelope->heartbeat->swaps;
@@ -533,6 +545,22 @@ static void test_weights_arrive_in_the_middle_of_a_sequence(void **state)
     world_close(&w);
 }
 
+/* Found by the simulator: a credit lost with a connection was waited for for ever. */
+static void test_a_lost_credit_is_not_waited_for_for_ever(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open(&w);
+    publish(&w, &w.config, w.flat, 0);
+    world_until(&w, &w.hub.hellos, 1);
+    w.hub.answers_heartbeats = true;
+    world_run(&w, 9000); /* its heartbeats are answered, so the hub is there; it leases nothing */
+    assert_int_equal(w.hub.hellos, 1);
+    world_run(&w, 3000);
+    assert_int_equal(w.hub.hellos, 2);
+    world_close(&w);
+}
+
 static void test_trajectories_are_kept_until_acknowledged(void **state)
 {
     (void)state;
@@ -738,6 +766,7 @@ int main(void)
         cmocka_unit_test(test_nothing_is_sampled_before_weights),
         cmocka_unit_test(test_a_lease_waits_for_its_version),
         cmocka_unit_test(test_weights_arrive_in_the_middle_of_a_sequence),
+        cmocka_unit_test(test_a_lost_credit_is_not_waited_for_for_ever),
         cmocka_unit_test(test_trajectories_are_kept_until_acknowledged),
         cmocka_unit_test(test_progress_is_reported_and_continued),
         cmocka_unit_test(test_progress_is_acknowledged),

@@ -555,29 +555,32 @@ static void test_a_group_that_nobody_finishes(void **state)
     (void)state;
     struct world_options options = world_defaults();
     struct text report;
-    uint64_t fences[4] = {0};
-    int leases = 0;
-    int64_t leased_ms[4] = {0};
+    int32_t failures = 0;
+    int64_t failed_ms[3] = {0};
     options.actors = 2;
     options.hub.lease_timeout_ms = 1000;
     options.hub.lease_retries = 2;
+    options.hub.staleness_max = 1;
     world_start(&world, &options);
+    int64_t start_ms = world.now_ns / 1000000;
     for (int i = 0; i < 2000 && world.hub->drops[DROP_ABANDONED] == 0; i++) {
         for (int k = 0; k < 2 * WORLD_HELD_MAX; k++) {
             struct held_sample *sample = &world.actors[k % 2].samples[k / 2];
-            if (!sample->used || sample->group_id != 1)
-                continue;
-            sample->wait_ticks = 50;
-            if (leases < 4 && sample->fence > fences[leases > 0 ? leases - 1 : 0]) {
-                leased_ms[leases] = world.now_ns / 1000000;
-                fences[leases++] = sample->fence;
-            }
+            if (sample->used && sample->group_id == 1)
+                sample->wait_ticks = 50;
         }
         world_tick(&world);
+        const struct group *group = group_table_find(&world.hub->groups, 1);
+        bool dropped = world.hub->drops[DROP_ABANDONED] > 0;
+        if (dropped || (group != NULL && group->failures > failures)) {
+            assert_in_range(failures, 0, 2);
+            failed_ms[failures++] = world.now_ns / 1000000;
+        }
     }
-    assert_int_equal(leases, 3);
-    assert_true(leased_ms[1] - leased_ms[0] >= 3000 + 500); /* timeout, grace, back-off */
-    assert_true(leased_ms[2] - leased_ms[1] >= 3000 + 1000);
+    assert_int_equal(failures, 3);
+    assert_true(failed_ms[0] - start_ms >= 3000);            /* timeout and grace */
+    assert_true(failed_ms[1] - failed_ms[0] >= 3000 + 500);  /* and back-off */
+    assert_true(failed_ms[2] - failed_ms[1] >= 3000 + 1000); /* and a longer one */
     world_run(&world, 5000);
     assert_true(world.refusals > 0);
     world_check_books(&world, true);

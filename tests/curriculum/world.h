@@ -1,16 +1,20 @@
-/* A run in one process: the real hub over inproc, and actors, scorers and a learner that keep its
- * protocol but sample, score and train by arithmetic. Time is fake; every choice comes from one
- * seed; faults happen when a test asks for them or at given rates. A broken promise of the hub
- * fails the test on the spot. */
+/* A run in one process: the real hub, and actors, scorers and a learner that keep its protocol but
+ * sample, score and train by arithmetic. Time is fake; every choice comes from one seed; faults
+ * happen when a test asks for them or at given rates. A broken promise of the hub fails the test on
+ * the spot. The log is RocksDB and the wire inproc; the simulator (tests/sim) gives it a disk of
+ * its own and links a network of its own. */
 #ifndef HONE_TESTS_CURRICULUM_WORLD_H
 #define HONE_TESTS_CURRICULUM_WORLD_H
 
 #include "curriculum/curriculum_stage.h"
+#include "infra/store/log_store.h"
 
+#define WORLD_PER_SECOND  50 /* ticks */
 #define WORLD_ACTORS_MAX  4
 #define WORLD_SCORERS_MAX 3
 #define WORLD_HELD_MAX    256
 #define WORLD_BATCHES_MAX 64
+#define WORLD_ACKED_MAX   4096
 
 struct held_sample { /* one sample of a lease that an actor works on, or one it has finished */
     bool used, finished, acked_refused;
@@ -25,7 +29,7 @@ struct held_sample { /* one sample of a lease that an actor works on, or one it 
 
 struct held_score {
     bool used, finished;
-    uint64_t id, attempt, tokens_hash;
+    uint64_t id, attempt, group_id, text_hash;
     int wait_ticks;
     int64_t sent_tick;
 };
@@ -37,9 +41,10 @@ struct fake_worker {
     bool welcomed, stopped, refused;
     uint64_t incarnation;
     struct wire_client *client;
-    int64_t heard_tick, beat_tick, hello_tick;
-    int32_t credit;  /* granted and not used */
-    int64_t version; /* actors: weights held */
+    int64_t heard_tick, beat_tick, hello_tick, worked_tick;
+    int64_t stalled_until; /* a tick: it does nothing before it */
+    int32_t credit;        /* granted and not used */
+    int64_t version;       /* actors: weights held */
     struct held_sample samples[WORLD_HELD_MAX];
     struct held_score scores[WORLD_HELD_MAX];
 };
@@ -66,6 +71,10 @@ struct world_options {
     int checkpoint_every;
     int zero_groups; /* out of 100: groups whose rewards are all equal */
     struct world_rates rates;
+    /* A simulated disk: makes the store for each process of the hub. NULL: RocksDB in a directory,
+     * and inproc sockets that a death of the hub takes along. */
+    struct log_store *(*store)(void *context);
+    void *store_context;
 };
 
 struct world {
@@ -75,7 +84,8 @@ struct world {
     struct clock clock;
     struct wire_context *context;
     struct run_log *log;
-    struct curriculum_stage *hub;
+    struct curriculum_stage *hub; /* NULL while it is down */
+    int64_t hub_stalled_until;    /* a tick */
     struct prompt *prompts;
     struct fake_worker actors[WORLD_ACTORS_MAX], scorers[WORLD_SCORERS_MAX];
     struct fake_learner learner;
@@ -84,6 +94,9 @@ struct world {
     /* What the learner saw of each batch, by number: batches must be the same whenever they are
      * sent. */
     uint64_t batch_hash[WORLD_BATCHES_MAX];
+    uint64_t acked[WORLD_ACKED_MAX]; /* trajectories that the hub acknowledged */
+    int64_t acked_count;
+    int64_t batches_out_of_turn;    /* sent to a learner that had them, or was not there yet */
     int64_t reports, resumed, over; /* progress sent; samples continued; told that it is over */
     int64_t deaths, hub_restarts, duplicates_sent, refusals, staleness_seen, trajectories_sent;
     bool hub_may_stop; /* an error of the hub ends the run instead of failing the test */
@@ -100,6 +113,8 @@ void world_tick(struct world *world);
 void world_run(struct world *world, int64_t limit);
 
 void world_kill_hub(struct world *world); /* and starts it again from the log */
+void world_stop_hub(struct world *world);
+int world_start_hub(struct world *world); /* negative: it cannot start now */
 void world_kill(struct world *world, struct fake_worker *worker); /* and starts a new process */
 void world_kill_learner(struct world *world);
 /* The audit holds, every group has left, and the learner's weights are those of batches 1..steps.
@@ -108,6 +123,9 @@ void world_check_books(struct world *world, bool all_left);
 /* What was trained, in one number. */
 uint64_t world_result(const struct world *world);
 uint64_t world_draw(struct world *world, uint64_t bound);
+/* The reward that a trajectory ends up with, whoever scores it and however often. */
+void world_expected_reward(const struct world *world, uint64_t group_id, uint64_t text_hash,
+                           struct reward *reward);
 /* Sends an actor's finished sample as it is. */
 void world_send_sample(struct world *world, struct fake_worker *actor, struct held_sample *sample);
 

@@ -53,6 +53,7 @@ struct world {
     struct wire_peer peer;
     bool generates; /* the next batch is sampled and sent when the last one is done */
     int hellos, readies, dones, heartbeats, absences;
+    bool answers; /* the hub answers heartbeats */
     int64_t ready_durable, ready_version;
     int64_t trained, durable, sent;
     char hashes[STEPS + 1][HASH_HEX_SIZE];
@@ -82,6 +83,14 @@ static void send_welcome(struct world *w)
 }
 
 /* Batch `number` with the trajectories of stored batch `source`. */
+static void send_heartbeat(struct world *w)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__Heartbeat beat = HONE__HEARTBEAT__INIT;
+    envelope.heartbeat = &beat;
+    send_to_learner(w, HONE__KIND__KIND_HEARTBEAT, &envelope);
+}
+
 static void send_batch(struct world *w, int64_t number, int64_t source)
 {
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
@@ -148,6 +157,8 @@ static void hub_tick(struct world *w)
                 assert_non_null(strstr(envelope->heartbeat->doing, "saving the "));
                 w->absences++;
             }
+            if (w->answers)
+                send_heartbeat(w);
             break;
         default:
             fail_msg("a learner does not send %s", wire_kind_name(envelope->kind));
@@ -562,6 +573,22 @@ static void test_a_new_hub_is_told_everything(void **state)
     world_close(&w);
 }
 
+/* Found by the simulator: a batch lost with a connection that came back was waited for for ever. */
+static void test_a_lost_batch_is_asked_for_again(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open(&w);
+    w.answers = true; /* so the hub is there; it sends nothing */
+    start_learner(&w);
+    until_ready(&w, 1);
+    world_run(&w, 8000);
+    assert_int_equal(w.readies, 1);
+    world_run(&w, 5000);
+    assert_int_equal(w.readies, 2);
+    world_close(&w);
+}
+
 static void test_a_policy_that_runs_away_is_stopped(void **state)
 {
     (void)state;
@@ -630,6 +657,7 @@ int main(void)
         cmocka_unit_test(test_a_restart_equals_the_uninterrupted_run),
         cmocka_unit_test(test_batches_out_of_order),
         cmocka_unit_test(test_a_new_hub_is_told_everything),
+        cmocka_unit_test(test_a_lost_batch_is_asked_for_again),
         cmocka_unit_test(test_a_policy_that_runs_away_is_stopped),
         cmocka_unit_test(test_what_cannot_be_started_or_trained),
     };

@@ -192,6 +192,15 @@ static void welcome(void)
     say(&envelope);
 }
 
+static void answer_heartbeat(void)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__Heartbeat message = HONE__HEARTBEAT__INIT;
+    envelope.kind = HONE__KIND__KIND_HEARTBEAT;
+    envelope.heartbeat = &message;
+    say(&envelope);
+}
+
 static void request(uint64_t id, uint64_t attempt, uint64_t prompt, int32_t *tokens, int32_t count)
 {
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
@@ -291,6 +300,30 @@ static void test_a_newer_attempt_is_scored_anew(void **state)
     expect_result(1, 1, REWARD_OK, 0);
     request(1, 2, 0, right, 3);
     expect_result(1, 2, REWARD_OK, 1);
+}
+
+/* Found by the simulator: a credit lost with a connection was waited for for ever. */
+static void test_a_lost_credit_is_not_waited_for_for_ever(void **state)
+{
+    struct wire_message message;
+    int64_t start_ns = now_ns;
+    (void)state;
+    join();
+    expect_credit(CREDITS);
+    do { /* heartbeats are answered, so the hub is there; it asks for nothing */
+        tick();
+        if (wire_server_receive(hub, &peer, &message) == 0)
+            continue;
+        Hone__Kind kind = message.envelope->kind;
+        wire_message_release(&message);
+        if (kind == HONE__KIND__KIND_HELLO)
+            break;
+        assert_int_equal(kind, HONE__KIND__KIND_HEARTBEAT);
+        answer_heartbeat();
+    } while (now_ns - start_ns < INT64_C(20000000000));
+    assert_in_range((now_ns - start_ns) / 1000000, 9000, 12000);
+    welcome();
+    expect_credit(CREDITS);
 }
 
 static void test_hub_restart(void **state)
@@ -404,6 +437,7 @@ int main(void)
         TEST(test_scores),
         TEST(test_kept_until_acknowledged),
         TEST(test_a_newer_attempt_is_scored_anew),
+        TEST(test_a_lost_credit_is_not_waited_for_for_ever),
         cmocka_unit_test_setup_teardown(test_hub_restart, set_up_ipc, tear_down),
         TEST(test_bad_requests_are_statuses),
         TEST(test_overcommit_is_bounded),

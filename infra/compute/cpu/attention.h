@@ -55,12 +55,17 @@ static inline void kv_store_head(const struct kv_store_job *job, int64_t row, in
                    (size_t)dim * ATTENTION_BLOCK_TOKENS;
     const float *k = job->k + row * job->ldk + head * dim;
     const float *v = job->v + row * job->ldv + head * dim;
-    for (int64_t d = 0; d < dim; d++) {
-        size_t at = block + (size_t)(d * ATTENTION_BLOCK_TOKENS + offset);
-        if (kv->dtype == DTYPE_BF16)
-            ((bf16 *)kv->keys)[at] = bf16_from_f32(k[d]);
-        else
-            ((float *)kv->keys)[at] = k[d];
+    for (int64_t d = 0; d < dim; d += VEC_LANES) {
+        int64_t lanes = dim - d < VEC_LANES ? dim - d : VEC_LANES;
+        bf16 rounded[VEC_LANES];
+        vec_store_bf16(rounded, vec_load_up_to(k + d, dim - d));
+        for (int64_t i = 0; i < lanes; i++) {
+            size_t at = block + (size_t)((d + i) * ATTENTION_BLOCK_TOKENS + offset);
+            if (kv->dtype == DTYPE_BF16)
+                ((bf16 *)kv->keys)[at] = rounded[i];
+            else
+                ((float *)kv->keys)[at] = k[d + i];
+        }
     }
     for (int64_t d = 0; d < dim; d += VEC_LANES)
         act_store(kv->dtype, kv->values, (int64_t)block + offset * dim + d,
@@ -105,16 +110,43 @@ struct key_lanes {
     struct vec low, high;
 };
 
-/* Scaled scores of the block's 32 keys against q, -inf at and past `valid`. */
+#define CACHE_LINE_BYTES 64
+
+/* A block's keys and values; both have head_dim x 32 elements. */
+struct block_place {
+    const char *keys, *values;
+};
+
+static inline struct block_place block_place(const struct attention_kv *kv, int32_t block,
+                                             int32_t kv_head)
+{
+    return (struct block_place){kv_block(kv, kv->keys, block, kv_head),
+                                kv_block(kv, kv->values, block, kv_head)};
+}
+
+/* Asks for `bytes` (a multiple of a cache line) of both, `at` bytes in. */
+static inline void block_prefetch(const struct block_place *place, int64_t at, int64_t bytes)
+{
+    for (int64_t i = at; i < at + bytes; i += CACHE_LINE_BYTES) {
+        __builtin_prefetch(place->keys + i);
+        __builtin_prefetch(place->values + i);
+    }
+}
+
+/* Scaled scores of the block's 32 keys against q, -inf at and past `valid`. Fetches the next block
+ * into the cache on the way. */
 static inline struct key_lanes block_scores(enum dtype dtype, const void *keys, int64_t head_dim,
-                                            const float *q, struct vec scale, int64_t valid)
+                                            const float *q, struct vec scale, int64_t valid,
+                                            const struct block_place *next)
 {
     struct key_lanes s = {vec_zero(), vec_zero()};
+    int64_t row_bytes = ATTENTION_BLOCK_TOKENS * (dtype == DTYPE_BF16 ? 2 : 4);
     for (int64_t d = 0; d < head_dim; d++) {
         struct vec query = vec_set1(q[d]);
         int64_t at = d * ATTENTION_BLOCK_TOKENS;
         s.low = vec_fma(query, act_load(dtype, keys, at, VEC_LANES), s.low);
         s.high = vec_fma(query, act_load(dtype, keys, at + VEC_LANES, VEC_LANES), s.high);
+        block_prefetch(next, d * row_bytes, row_bytes);
     }
     s.low = vec_mul(s.low, scale);
     s.high = vec_mul(s.high, scale);
@@ -126,27 +158,44 @@ static inline struct key_lanes block_scores(enum dtype dtype, const void *keys, 
     return s;
 }
 
+/* `columns` vectors of o from element d on: o * correction, then += p[j] * values[j] over the valid
+ * keys. Each element is one chain; columns decide how many run side by side. */
+static inline __attribute__((always_inline)) void
+value_columns(enum dtype dtype, const int columns, const void *values, int64_t head_dim,
+              const float *p, int64_t valid, float correction, float *o)
+{
+    struct vec sum[4], factor = vec_set1(correction);
+    CHAIN_UNROLL for (int i = 0; i < columns; i++)
+    {
+        sum[i] = vec_mul(vec_load(o + i * VEC_LANES), factor);
+    }
+    for (int64_t j = 0; j < valid; j++) {
+        struct vec weight = vec_set1(p[j]);
+        CHAIN_UNROLL for (int i = 0; i < columns; i++)
+        {
+            sum[i] = vec_fma(
+                weight, act_load(dtype, values, j * head_dim + i * VEC_LANES, VEC_LANES), sum[i]);
+        }
+    }
+    CHAIN_UNROLL for (int i = 0; i < columns; i++)
+    {
+        vec_store(o + i * VEC_LANES, sum[i]);
+    }
+}
+
 /* o[d] = o[d] * correction, then += p[j] * values[j][d] over the valid keys. */
 static inline void block_values(enum dtype dtype, const void *values, int64_t head_dim,
                                 const float *p, int64_t valid, float correction, float *o)
 {
-    struct vec factor = vec_set1(correction);
-    int64_t d = 0;
-    for (; d + 2 * VEC_LANES <= head_dim; d += 2 * VEC_LANES) {
-        struct vec first = vec_mul(vec_load(o + d), factor);
-        struct vec second = vec_mul(vec_load(o + d + VEC_LANES), factor);
-        for (int64_t j = 0; j < valid; j++) {
-            struct vec weight = vec_set1(p[j]);
-            int64_t at = j * head_dim + d;
-            first = vec_fma(weight, act_load(dtype, values, at, VEC_LANES), first);
-            second = vec_fma(weight, act_load(dtype, values, at + VEC_LANES, VEC_LANES), second);
-        }
-        vec_store(o + d, first);
-        vec_store(o + d + VEC_LANES, second);
-    }
+    const char *base = values;
+    int64_t d = 0, value_bytes = dtype == DTYPE_BF16 ? 2 : 4;
+    for (; d + 4 * VEC_LANES <= head_dim; d += 4 * VEC_LANES)
+        value_columns(dtype, 4, base + d * value_bytes, head_dim, p, valid, correction, o + d);
+    for (; d + 2 * VEC_LANES <= head_dim; d += 2 * VEC_LANES)
+        value_columns(dtype, 2, base + d * value_bytes, head_dim, p, valid, correction, o + d);
     for (; d < head_dim; d += VEC_LANES) {
         int64_t left = head_dim - d;
-        struct vec sum = vec_mul(vec_load_up_to(o + d, left), factor);
+        struct vec sum = vec_mul(vec_load_up_to(o + d, left), vec_set1(correction));
         for (int64_t j = 0; j < valid; j++)
             sum = vec_fma(vec_set1(p[j]), act_load(dtype, values, j * head_dim + d, left), sum);
         vec_store_up_to(o + d, sum, left);
@@ -174,23 +223,24 @@ attention_row_head(const struct attention_job *job, enum dtype dtype, int64_t ro
     memset(o, 0, (size_t)head_dim * sizeof *o);
     struct vec scale = vec_set1(1.0f / sqrtf((float)head_dim));
     float max = -INFINITY, sum = 0.0f;
+    struct block_place place, next = block_place(kv, table->blocks[0], kv_head);
     for (int32_t first = 0; first < table->key_count; first += ATTENTION_BLOCK_TOKENS) {
-        int32_t block = table->blocks[first / ATTENTION_BLOCK_TOKENS];
         int64_t left = table->key_count - first;
         int64_t valid = left < ATTENTION_BLOCK_TOKENS ? left : ATTENTION_BLOCK_TOKENS;
-        const void *keys = kv_block(kv, kv->keys, block, kv_head);
-        struct key_lanes s = block_scores(dtype, keys, head_dim, q, scale, valid);
+        place = next;
+        if (left > ATTENTION_BLOCK_TOKENS)
+            next = block_place(kv, table->blocks[first / ATTENTION_BLOCK_TOKENS + 1], kv_head);
+        struct key_lanes s = block_scores(dtype, place.keys, head_dim, q, scale, valid, &next);
         float block_max = vec_max_lanes(vec_max(s.low, s.high));
         float new_max = max > block_max ? max : block_max;
         struct vec shift = vec_set1(new_max);
         struct vec low = vec_exp(vec_sub(s.low, shift)), high = vec_exp(vec_sub(s.high, shift));
-        float correction = exp_one(max - new_max);
+        float correction = max == new_max ? 1.0f : exp_one(max - new_max); /* e^0 is 1 exactly */
         sum = fmaf(sum, correction, vec_sum(vec_add(low, high)));
         max = new_max;
         vec_store(p, low);
         vec_store(p + VEC_LANES, high);
-        block_values(dtype, kv_block(kv, kv->values, block, kv_head), head_dim, p, valid,
-                     correction, o);
+        block_values(dtype, place.values, head_dim, p, valid, correction, o);
     }
     struct vec divisor = vec_set1(sum);
     for (int64_t d = 0; d < head_dim; d += VEC_LANES)
@@ -277,7 +327,9 @@ struct block_stage {
 };
 
 /* The block in place, or widened into `stage` when enough queries share it or its rows are not
- * whole vectors. What lies past the sequence's end is copied too and never used. */
+ * whole vectors. Rows then lie side by side, and a row read as whole vectors takes elements of the
+ * next one along, which end up past head_dim in a result and are dropped. What lies past the
+ * sequence's end is copied too and never used. */
 static inline struct attention_block view_block(const struct attention_kv *kv, enum dtype dtype,
                                                 int32_t block, int32_t kv_head, int64_t queries,
                                                 struct block_stage *stage)
@@ -289,13 +341,13 @@ static inline struct attention_block view_block(const struct attention_kv *kv, e
                                    .value_stride = head_dim};
     if (width == head_dim && (dtype == DTYPE_F32 || queries < STAGE_QUERIES))
         return view;
-    for (int64_t i = 0; i < head_dim * ATTENTION_BLOCK_TOKENS; i += VEC_LANES)
+    for (int64_t i = 0; i < head_dim * ATTENTION_BLOCK_TOKENS; i += VEC_LANES) {
         vec_store(stage->keys + i, act_load(dtype, view.keys, i, VEC_LANES));
-    for (int64_t j = 0; j < ATTENTION_BLOCK_TOKENS; j++)
-        for (int64_t d = 0; d < head_dim; d += VEC_LANES)
-            vec_store(stage->values + j * width + d,
-                      act_load(dtype, view.values, j * head_dim + d, head_dim - d));
-    return (struct attention_block){DTYPE_F32, stage->keys, stage->values, width};
+        vec_store(stage->values + i, act_load(dtype, view.values, i, VEC_LANES));
+    }
+    if (width != head_dim) /* the last row is read as whole vectors too */
+        vec_store(stage->values + head_dim * ATTENTION_BLOCK_TOKENS, vec_zero());
+    return (struct attention_block){DTYPE_F32, stage->keys, stage->values, head_dim};
 }
 
 /* scores[i][32] = q[i] . keys for queries [from, to), not scaled. */
@@ -433,6 +485,7 @@ static inline void attention_tile(const struct attention_job *job, int32_t kv_he
     const struct query_tile *tile = &state->tile;
     const struct attention_row *last = &job->table[tile->row + tile->rows - 1];
     int64_t head_dim = kv->head_dim, width = whole_vectors(head_dim), count = tile_count(tile);
+    int64_t block_bytes = head_dim * ATTENTION_BLOCK_TOKENS * (kv->dtype == DTYPE_BF16 ? 2 : 4);
     struct vec scale = vec_set1(1.0f / sqrtf((float)head_dim));
     load_queries(kv->dtype, tile, job->q, job->ldq, head_dim, state->q);
     memset(state->out, 0, (size_t)(count * width) * sizeof(float));
@@ -442,9 +495,13 @@ static inline void attention_tile(const struct attention_job *job, int32_t kv_he
     }
     for (int32_t key = 0; key < last->key_count; key += ATTENTION_BLOCK_TOKENS) {
         int64_t from = first_query(tile, key);
+        const int32_t *blocks = last->blocks + key / ATTENTION_BLOCK_TOKENS;
+        if (key + ATTENTION_BLOCK_TOKENS < last->key_count) {
+            struct block_place next = block_place(kv, blocks[1], kv_head);
+            block_prefetch(&next, 0, block_bytes);
+        }
         struct attention_block block =
-            view_block(kv, kv->dtype, last->blocks[key / ATTENTION_BLOCK_TOKENS], kv_head,
-                       count - from, &state->stage);
+            view_block(kv, kv->dtype, blocks[0], kv_head, count - from, &state->stage);
         tile_scores(&block, state->q, head_dim, from, count, state->scores);
         tile_softmax(state, from, key, scale);
         tile_values(state, &block, from, key, width);

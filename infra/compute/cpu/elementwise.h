@@ -109,43 +109,55 @@ static inline void scale(struct parallel *pool, int64_t count, float *y, float f
 struct adamw_job {
     int64_t count;
     const struct adamw_options *options;
-    float *parameters, *m, *v;
-    const float *gradient;
+    const struct adamw_vectors *vectors;
 };
 
-static inline void adamw_part(void *context, int64_t begin, int64_t end, int thread)
+static inline __attribute__((always_inline)) void
+adamw_range(const struct adamw_job *job, enum dtype moments, int64_t begin, int64_t end)
 {
-    (void)thread;
-    const struct adamw_job *job = context;
     const struct adamw_options *o = job->options;
+    const struct adamw_vectors *at = job->vectors;
     struct vec beta1 = vec_set1(o->beta1), rest1 = vec_set1(1.0f - o->beta1);
     struct vec beta2 = vec_set1(o->beta2), rest2 = vec_set1(1.0f - o->beta2);
     struct vec correction1 = vec_set1(o->bias_correction1);
     struct vec correction2 = vec_set1(o->bias_correction2);
     struct vec epsilon = vec_set1(o->epsilon), decay = vec_set1(o->weight_decay);
     struct vec rate = vec_set1(o->learning_rate), factor = vec_set1(o->gradient_scale);
-    int64_t last = end * VEC_LANES < job->count ? end * VEC_LANES : job->count;
-    for (int64_t i = begin * VEC_LANES; i < last; i += VEC_LANES) {
-        int64_t left = last - i;
-        struct vec g = vec_mul(vec_load_up_to(job->gradient + i, left), factor);
-        struct vec m = vec_load_up_to(job->m + i, left);
-        struct vec v = vec_load_up_to(job->v + i, left);
-        struct vec p = vec_load_up_to(job->parameters + i, left);
+    for (int64_t i = begin; i < end; i += VEC_LANES) {
+        int64_t left = end - i;
+        struct vec g = vec_mul(vec_load_up_to(at->gradient + i, left), factor);
+        struct vec m = act_load(moments, at->m, i, left);
+        struct vec v = act_load(moments, at->v, i, left);
+        struct vec p = vec_load_up_to(at->parameters + i, left);
         m = vec_fma(beta1, m, vec_mul(rest1, g));
         v = vec_fma(beta2, v, vec_mul(rest2, vec_mul(g, g)));
         struct vec denominator = vec_add(vec_sqrt(vec_div(v, correction2)), epsilon);
         struct vec step = vec_div(vec_div(m, correction1), denominator);
         p = vec_fnma(rate, vec_fma(decay, p, step), p);
-        vec_store_up_to(job->m + i, m, left);
-        vec_store_up_to(job->v + i, v, left);
-        vec_store_up_to(job->parameters + i, p, left);
+        act_store(moments, at->m, i, m, left);
+        act_store(moments, at->v, i, v, left);
+        vec_store_up_to(at->parameters + i, p, left);
+        if (at->values != NULL)
+            act_store(at->values_dtype, at->values, i, p, left);
     }
 }
 
-static inline void adamw(struct parallel *pool, int64_t count, const struct adamw_options *options,
-                         float *parameters, float *m, float *v, const float *gradient)
+static inline void adamw_part(void *context, int64_t begin, int64_t end, int thread)
 {
-    struct adamw_job job = {count, options, parameters, m, v, gradient};
+    (void)thread;
+    const struct adamw_job *job = context;
+    int64_t last = end * VEC_LANES < job->count ? end * VEC_LANES : job->count;
+    if (job->vectors->moments_dtype == DTYPE_F32)
+        adamw_range(job, DTYPE_F32, begin * VEC_LANES, last);
+    else
+        adamw_range(job, DTYPE_BF16, begin * VEC_LANES, last);
+}
+
+static inline void adamw(struct parallel *pool, int64_t count, const struct adamw_options *options,
+                         const struct adamw_vectors *vectors)
+{
+    struct adamw_job job = {count, options, vectors};
+    HONE_ASSERT(vectors->moments_dtype == DTYPE_F32 || vectors->moments_dtype == DTYPE_BF16);
     parallel_for(pool, vec_blocks(count), ELEMENT_GRAIN / VEC_LANES / 4, adamw_part, &job);
 }
 

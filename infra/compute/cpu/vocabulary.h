@@ -1,6 +1,6 @@
-/* Softmax over the vocabulary: the one function that computes a token's logprob, its gradient, and
- * the sampler's probabilities. With z = logits / temperature and m = max z, per row:
- * lse = m + ln(sum e^(z - m)); the sum runs in 16 lanes (N5). */
+/* Softmax over the vocabulary: a token's logprob, its gradient, and the sampler's probabilities.
+ * With z = logits / temperature and m = max z, per row: lse = m + ln(sum e^(z - m)); the sum runs
+ * in 16 lanes (N5). */
 #ifndef HONE_COMPUTE_CPU_VOCABULARY_H
 #define HONE_COMPUTE_CPU_VOCABULARY_H
 
@@ -73,8 +73,8 @@ static inline void token_logprob_rows(void *context, int64_t begin, int64_t end,
         struct vocab_sums sums =
             vocab_reduce(logits, job->vocab, job->inverse_temperature, job->entropy != NULL);
         float log_sum = log_one(sums.sum);
-        float z = logits[job->tokens[row]] * job->inverse_temperature;
-        job->logprob[row] = (z - sums.max) - log_sum;
+        struct softmax_parts parts = {job->inverse_temperature, sums.max, log_sum};
+        job->logprob[row] = softmax_token_logprob(&parts, logits[job->tokens[row]]);
         if (job->entropy != NULL)
             job->entropy[row] = log_sum - sums.weighted / sums.sum;
         if (job->lse != NULL)
@@ -148,17 +148,26 @@ static inline void token_logprob_backward(struct parallel *pool, int64_t rows, i
     parallel_for(pool, rows, 1, token_logprob_backward_rows, &job);
 }
 
-static inline void softmax_row(int64_t vocab, const float *logits, float temperature, float *probs)
+/* The maximum and the sum are vocab_reduce's, in its order. */
+static inline void softmax_row(int64_t vocab, const float *logits, float temperature, float *probs,
+                               struct softmax_parts *parts)
 {
     HONE_ASSERT(vocab >= 1 && temperature > 0.0f);
-    float inverse_temperature = 1.0f / temperature;
-    struct vocab_sums sums = vocab_reduce(logits, vocab, inverse_temperature, false);
-    struct vec max = vec_set1(sums.max), sum = vec_set1(sums.sum);
-    struct vec factor = vec_set1(inverse_temperature);
+    parts->inverse_temperature = 1.0f / temperature;
+    struct vec factor = vec_set1(parts->inverse_temperature), sum = vec_zero();
+    parts->max = vocab_max(logits, vocab, factor);
+    struct vec max = vec_set1(parts->max);
     for (int64_t i = 0; i < vocab; i += VEC_LANES) {
-        struct vec shifted = vec_sub(scaled_logits(logits, i, vocab, factor), max);
-        vec_store_up_to(probs + i, vec_div(vec_exp(shifted), sum), vocab - i);
+        struct vec e = vec_exp(vec_sub(scaled_logits(logits, i, vocab, factor), max));
+        sum = vec_add(sum, e);
+        vec_store_up_to(probs + i, e, vocab - i);
     }
+    float total = vec_sum(sum);
+    struct vec divisor = vec_set1(total);
+    parts->log_sum = log_one(total);
+    for (int64_t i = 0; i < vocab; i += VEC_LANES)
+        vec_store_up_to(probs + i, vec_div(vec_load_up_to(probs + i, vocab - i), divisor),
+                        vocab - i);
 }
 
 #endif

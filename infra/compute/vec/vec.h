@@ -16,6 +16,32 @@
 
 #define VEC_LANES 16
 
+/* Up to 62 bytes, an even number, in pieces of known size: no call. */
+static inline void copy_pieces(void *to, const void *from, int64_t bytes)
+{
+    char *out = (char *)to;
+    const char *in = (const char *)from;
+    int64_t done = 0;
+    if ((bytes & 32) != 0) {
+        memcpy(out, in, 32);
+        done = 32;
+    }
+    if ((bytes & 16) != 0) {
+        memcpy(out + done, in + done, 16);
+        done += 16;
+    }
+    if ((bytes & 8) != 0) {
+        memcpy(out + done, in + done, 8);
+        done += 8;
+    }
+    if ((bytes & 4) != 0) {
+        memcpy(out + done, in + done, 4);
+        done += 4;
+    }
+    if ((bytes & 2) != 0)
+        memcpy(out + done, in + done, 2);
+}
+
 #if defined(HONE_VEC_SIMDE) || (defined(__AVX512F__) && defined(__AVX512BW__))
 #include "infra/compute/vec/vec_avx512.h"
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -24,19 +50,28 @@
 #include "infra/compute/vec/vec_scalar.h"
 #endif
 
+#if !defined(VEC_HAS_LOAD_PART)
 /* The first `count` lanes from memory (1 .. 15), the rest +0. */
 static inline struct vec vec_load_part(const float *p, int64_t count)
 {
     float lanes[VEC_LANES] = {0};
-    memcpy(lanes, p, (size_t)count * sizeof *p);
+    copy_pieces(lanes, p, count * (int64_t)sizeof *p);
     return vec_load(lanes);
 }
+
+static inline struct vec vec_load_part_bf16(const bf16 *p, int64_t count)
+{
+    bf16 lanes[VEC_LANES] = {0};
+    copy_pieces(lanes, p, count * (int64_t)sizeof *p);
+    return vec_load_bf16(lanes);
+}
+#endif
 
 static inline void vec_store_part(float *p, struct vec v, int64_t count)
 {
     float lanes[VEC_LANES];
     vec_store(lanes, v);
-    memcpy(p, lanes, (size_t)count * sizeof *p);
+    copy_pieces(p, lanes, count * (int64_t)sizeof *p);
 }
 
 static inline struct vec vec_load_up_to(const float *p, int64_t count)
@@ -58,11 +93,7 @@ static inline struct vec act_load(enum dtype dtype, const void *base, int64_t in
     if (dtype == DTYPE_F32)
         return vec_load_up_to((const float *)base + index, count);
     const bf16 *p = (const bf16 *)base + index;
-    if (count >= VEC_LANES)
-        return vec_load_bf16(p);
-    bf16 lanes[VEC_LANES] = {0};
-    memcpy(lanes, p, (size_t)count * sizeof *p);
-    return vec_load_bf16(lanes);
+    return count >= VEC_LANES ? vec_load_bf16(p) : vec_load_part_bf16(p, count);
 }
 
 static inline void act_store(enum dtype dtype, void *base, int64_t index, struct vec v,
@@ -79,7 +110,7 @@ static inline void act_store(enum dtype dtype, void *base, int64_t index, struct
     }
     bf16 lanes[VEC_LANES];
     vec_store_bf16(lanes, v);
-    memcpy(p, lanes, (size_t)count * sizeof *p);
+    copy_pieces(p, lanes, count * (int64_t)sizeof *p);
 }
 
 /* Rounded to the activation dtype and back. */

@@ -158,6 +158,36 @@ static inline struct vec vec_round_bf16(struct vec v)
                         _mm256_castsi256_ps(_mm256_and_si256(round_bits8(v.hi), mask))};
 }
 
+/* The first `count` lanes from memory (1 .. 15), the rest +0; nothing past them is read. */
+#define VEC_HAS_LOAD_PART
+static inline struct vec vec_load_part(const float *p, int64_t count)
+{
+    static const int32_t keep[32] = {-1, -1, -1, -1, -1, -1, -1, -1,
+                                     -1, -1, -1, -1, -1, -1, -1, -1};
+    __m256i low = _mm256_loadu_si256((const __m256i *)(keep + 16 - count));
+    __m256i high = _mm256_loadu_si256((const __m256i *)(keep + 24 - count));
+    struct vec v = {_mm256_maskload_ps(p, low), _mm256_setzero_ps()};
+    if (count > 8)
+        v.hi = _mm256_maskload_ps(p + 8, high);
+    return v;
+}
+
+static inline struct vec vec_load_part_bf16(const bf16 *p, int64_t count)
+{
+    struct vec v = vec_zero();
+    bf16 rest[8] = {0};
+    if (count >= 8)
+        v.lo = load_bf16x8(p);
+    if (count > 8) {
+        copy_pieces(rest, p + 8, (count - 8) * (int64_t)sizeof *p);
+        v.hi = load_bf16x8(rest);
+    } else if (count < 8) {
+        copy_pieces(rest, p, count * (int64_t)sizeof *p);
+        v.lo = load_bf16x8(rest);
+    }
+    return v;
+}
+
 /* 16 pairs of bf16: the even (first) and odd (second) elements. */
 static inline struct vec vec_load_even(const bf16 *pairs)
 {

@@ -101,17 +101,21 @@ static void run_adamw(const struct backend_ops *ops)
         g[i] = i % 2 == 0 ? 4.0f : -4.0f;
     }
     struct adamw_options o = {0.1f, 0.9f, 0.999f, 1e-8f, 0.5f, 0.1f, 0.001f, 0.5f};
-    ops->adamw(NULL, 19, &o, p, m, v, g);
+    bf16 values[19];
+    struct adamw_vectors at = {p, m, v, DTYPE_F32, g, values, DTYPE_BF16};
+    ops->adamw(NULL, 19, &o, &at);
     for (int i = 0; i < 19; i++) {
         double sign = i % 2 == 0 ? 1.0 : -1.0;
         assert_near((double)m[i], 0.2 * sign, 1e-6);
         assert_near((double)v[i], 0.004, 1e-6);
         assert_near((double)p[i], 1.0 - 0.1 * (sign + 0.5), 1e-5);
+        assert_int_equal(values[i], bf16_from_f32(p[i]));
     }
     o.bias_correction1 = 0.19f;
     o.bias_correction2 = 0.001999f;
     float before = p[0];
-    ops->adamw(NULL, 19, &o, p, m, v, g);
+    at.values = NULL;
+    ops->adamw(NULL, 19, &o, &at);
     double m2 = 0.9 * 0.2 + 0.1 * 2.0, v2 = 0.999 * 0.004 + 0.001 * 4.0;
     double step = m2 / 0.19 / (sqrt(v2 / 0.001999) + 1e-8);
     assert_near((double)p[0], (double)before - 0.1 * (step + 0.5 * (double)before), 1e-5);
@@ -121,6 +125,69 @@ static void test_adamw_by_hand(void **state)
 {
     (void)state;
     for_each_table(run_adamw);
+}
+
+/* A quadratic whose curvature spans four decades, with noise on the gradient. Returns the root mean
+ * square distance from the minimum, relative to the learning rate, over the last 500 steps. */
+static double quadratic_distance(const struct backend_ops *ops, enum dtype moments, float beta2)
+{
+    enum { COUNT = 64, STEPS = 2000, TAIL = 500 };
+    const struct rng_key key = {.seed = 31, .purpose = RNG_SIM};
+    float p[COUNT], m[COUNT] = {0}, v[COUNT] = {0}, g[COUNT];
+    struct adamw_options o = {1e-2f, 0.9f, beta2, 1e-8f, 0.0f, 0.0f, 0.0f, 1.0f};
+    struct adamw_vectors at = {p, m, v, moments, g, NULL, DTYPE_F32};
+    double squares = 0.0;
+    for (int i = 0; i < COUNT; i++)
+        p[i] = 1.0f;
+    for (int step = 1; step <= STEPS; step++) {
+        for (int i = 0; i < COUNT; i++) {
+            float curvature = powf(10.0f, (float)(i % 5) - 2.0f);
+            g[i] = curvature * (p[i] + 0.1f * rng_normal(&key, (uint64_t)(step * COUNT + i)));
+        }
+        o.bias_correction1 = (float)(1.0 - pow((double)o.beta1, step));
+        o.bias_correction2 = (float)(1.0 - pow((double)o.beta2, step));
+        ops->adamw(NULL, COUNT, &o, &at);
+        for (int i = 0; i < COUNT && step > STEPS - TAIL; i++)
+            squares += (double)p[i] * (double)p[i];
+    }
+    return sqrt(squares / (COUNT * TAIL)) / (double)o.learning_rate;
+}
+
+/* Where a bf16 second moment comes to rest after 3,000 steps of gradient `after` when it stood at
+ * 1, relative to after^2. */
+static double resting_moment(const struct backend_ops *ops, float beta2, float after)
+{
+    float p[1] = {1.0f};
+    bf16 v[1] = {bf16_from_f32(1.0f)}, m[1] = {0};
+    struct adamw_options o = {0.0f, 0.9f, beta2, 1e-8f, 0.0f, 1.0f, 1.0f, 1.0f};
+    struct adamw_vectors at = {p, m, v, DTYPE_BF16, &after, NULL, DTYPE_F32};
+    for (int step = 0; step < 3000; step++)
+        ops->adamw(NULL, 1, &o, &at);
+    return (double)bf16_to_f32(v[0]) / ((double)after * (double)after);
+}
+
+/* bf16 keeps 8 bits of a moment. While 1 - beta2 is well above a bf16's half unit (1/512 to 1/256)
+ * the steady state is that of fp32 moments, and a second moment whose gradients have become smaller
+ * rests a little above where it should; at 0.999 it does not move at all. */
+static void test_bf16_moments(void **state)
+{
+    (void)state;
+    const struct backend_ops *ops = backend_cpu(CPU_ISA_SCALAR);
+    const float beta2[] = {0.95f, 0.99f};
+    const double excess_max[] = {0.08, 0.7};
+    for (int i = 0; i < 2; i++) {
+        double exact = quadratic_distance(ops, DTYPE_F32, beta2[i]);
+        double rounded = quadratic_distance(ops, DTYPE_BF16, beta2[i]);
+        double rest = resting_moment(ops, beta2[i], 0.1f);
+        print_message(
+            "beta2 %.2f: distance / rate %.3f, bf16 %.3f; a tenth of the gradient: second "
+            "moment %.3f of what it should be\n",
+            (double)beta2[i], exact, rounded, rest);
+        assert_true(rounded != exact);
+        assert_true(fabs(rounded - exact) < 0.02 * exact);
+        assert_true(rest >= 1.0 && rest < 1.0 + excess_max[i]);
+    }
+    assert_near(resting_moment(ops, 0.999f, 0.1f), 100.0, 1e-2);
 }
 
 static double number_at(const json_t *array, size_t index)
@@ -153,7 +220,7 @@ static void run_oracle(const struct backend_ops *ops)
         struct adamw_options o = {1e-3f, 0.9f, 0.999f, 1e-8f, 0.01f, 0.0f, 0.0f, 1.0f};
         o.bias_correction1 = (float)(1.0 - pow((double)o.beta1, (double)step + 1.0));
         o.bias_correction2 = (float)(1.0 - pow((double)o.beta2, (double)step + 1.0));
-        ops->adamw(NULL, 6, &o, w, m, v, g);
+        ops->adamw(NULL, 6, &o, &(struct adamw_vectors){w, m, v, DTYPE_F32, g, NULL, DTYPE_F32});
     }
     for (size_t i = 0; i < 6; i++)
         assert_near((double)w[i], number_at(expected, i), 1e-4);
@@ -179,7 +246,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cast),         cmocka_unit_test(test_add_and_scale),
         cmocka_unit_test(test_sum_squares),  cmocka_unit_test(test_adamw_by_hand),
-        cmocka_unit_test(test_adamw_oracle),
+        cmocka_unit_test(test_adamw_oracle), cmocka_unit_test(test_bf16_moments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

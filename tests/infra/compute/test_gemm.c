@@ -113,7 +113,7 @@ static void check_product(struct product *p, bool accumulate)
             double exact = (double)start;
             for (int64_t k = 0; k < p->k; k++)
                 exact += (double)a_at(p, r, k) * (double)b_at(p, k, c);
-            assert_near((double)want, exact, 1e-5);
+            assert_near((double)want, exact, 1e-8 * (double)(1000 + p->k));
         }
         for (int64_t c = p->n; c < p->ldc; c++)
             assert_true(p->c[r * p->ldc + c] == MARKER);
@@ -121,8 +121,25 @@ static void check_product(struct product *p, bool accumulate)
 }
 
 static const int64_t sizes[][3] = {
-    {1, 1, 1},    {1, 16, 32},  {1, 100, 33},  {2, 17, 31},   {3, 15, 64},  {5, 47, 65},
-    {6, 33, 300}, {7, 64, 256}, {13, 96, 257}, {49, 18, 290}, {64, 20, 40}, {97, 31, 70},
+    {1, 1, 1},
+    {1, 16, 32},
+    {1, 100, 33},
+    {2, 17, 31},
+    {3, 15, 64},
+    {5, 47, 65},
+    {6, 33, 300},
+    {7, 64, 256},
+    {13, 96, 257},
+    {49, 18, 290},
+    {64, 20, 40},
+    {97, 31, 70},
+    /* several k chunks of few and of many rows; more panels than a group; mixed row tiles */
+    {2, 20, 4200},
+    {4, 50, 4130},
+    {11, 230, 40},
+    {48, 35, 520},
+    {100, 50, 530},
+    {193, 40, 64},
 };
 
 static void run_canonical(const struct backend_ops *ops)
@@ -149,8 +166,9 @@ static void run_threads(const struct backend_ops *ops)
 {
     for (int dtype = 0; dtype < 2; dtype++)
         for (int64_t m = 1; m < 150; m += 37) {
-            struct product p =
-                product_create(dtype == 0 ? DTYPE_F32 : DTYPE_BF16, m, 200, 130, (uint64_t)m);
+            /* enough columns to give each thread its own, and too few for that */
+            struct product p = product_create(dtype == 0 ? DTYPE_F32 : DTYPE_BF16, m,
+                                              m % 2 == 0 ? 600 : 200, 130, (uint64_t)m);
             product_run(&p, ops, NULL, true);
             float *want = memory_dup(p.c, (size_t)(m * p.ldc) * sizeof *p.c);
             for (int threads = 1; threads <= 4; threads++) {

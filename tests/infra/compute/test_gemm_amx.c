@@ -43,6 +43,17 @@ static void test_equals_scalar(void **state)
                 compare(rows[m], columns[n], depths[k], seed % 2 == 1, seed);
 }
 
+/* Several items and chunks of k, for few rows and for many, and a long last row group. */
+static void test_blocking(void **state)
+{
+    (void)state;
+    const int64_t shapes[][3] = {{3, 150, 1100}, {16, 40, 2050}, {31, 33, 1025}, {257, 50, 300},
+                                 {300, 70, 40},  {49, 130, 530}, {520, 33, 270}};
+    compute_thread_init();
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        compare(shapes[i][0], shapes[i][1], shapes[i][2], i % 2 == 1, 500 + i);
+}
+
 /* The probe's product count, since no other test on such a machine reaches it. */
 static void test_peak_counts_its_work(void **state)
 {
@@ -56,6 +67,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_scalar),
+        cmocka_unit_test(test_blocking),
         cmocka_unit_test(test_peak_counts_its_work),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

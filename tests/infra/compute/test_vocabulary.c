@@ -46,7 +46,10 @@ static void run_logprob(const struct backend_ops *ops)
             ops->token_logprob(NULL, 1, VOCAB, row, LD, temperature, tokens + r, &alone, NULL,
                                NULL);
             assert_same_bits(&alone, &logprob[r], 1, sizeof alone);
-            ops->softmax_row(VOCAB, row, temperature, probs);
+            struct softmax_parts parts;
+            ops->softmax_row(VOCAB, row, temperature, probs, &parts);
+            float from_parts = softmax_token_logprob(&parts, row[tokens[r]]);
+            assert_same_bits(&from_parts, &logprob[r], 1, sizeof from_parts);
             double total = 0.0;
             for (int i = 0; i < VOCAB; i++) {
                 assert_near((double)probs[i], exp((double)row[i] / (double)temperature - want.lse),

@@ -56,6 +56,7 @@ static void test_values(void **state)
         {"model.path=", "model.path: a checkpoint directory is needed"},
         {"model.init.method=random", "model.path: cannot be given together with model.init"},
         {"sft.data.path=[]", "sft.data.path: no data files given"},
+        {"sft.optimizer={moments_dtype: bfloat16, beta2: 0.999}", "sft.optimizer.beta2: 0.999"},
         {"sft.micro_batch_tokens=100", "sft.micro_batch_tokens: 100 is less than sft.max_length"},
         {"sft.batch_tokens=100", "sft.batch_tokens: 100 is less than sft.max_length (512)"},
         {"rl.data.path=[]", "rl.data.path: no data files given"},
@@ -77,6 +78,15 @@ static void test_values(void **state)
         {"eval={data: {path: e}, samples: 4, sampling: {temperature: 0}}",
          "eval.samples: greedy decoding gives the same answer 4 times"},
         {"eval={enabled: false, data: {path: e}, k: 2}", NULL},
+        {"wire={hub: \"tcp://10.0.0.1:5\", weights: \"tcp://10.0.0.1:6\", keys: k}", NULL},
+        {"wire={hub: \"tcp://*:5\", keys: k}", NULL},
+        {"wire.keys=k", NULL},
+        {"wire.hub=tcp://127.0.0.1:5", "wire.hub: tcp is not opened without wire.keys"},
+        {"wire.weights=tcp://127.0.0.1:5", "wire.weights: tcp is not opened without wire.keys"},
+        {"wire={hub: \"10.0.0.1:5\", keys: k}", "wire.hub: expected tcp://ADDRESS:PORT"},
+        {"wire={weights: \"tcp://*:5\", keys: k}", "wire.weights: workers dial it"},
+        {"pools.actors.remote=true", "wire.hub: workers that join need an endpoint"},
+        {"pools.learner={remote: true}", "wire.hub: workers that join need an endpoint"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct recipe recipe;

@@ -242,8 +242,8 @@ static void test_hash_counts_what_is_computed(void **state)
     char plain[HASH_HEX_SIZE], other[HASH_HEX_SIZE];
     hash_with(NULL, plain);
     assert_int_equal(strlen(plain), 64);
-    static const char *const same[] = {"output_dir=/elsewhere", "log.level=debug", "log.keep=all",
-                                       "pools.actors.workers=3", "seed=1"};
+    static const char *const same[] = {"output_dir=/elsewhere",  "log.level=debug", "log.keep=all",
+                                       "pools.actors.workers=3", "seed=1",          "wire.keys=k"};
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
         hash_with(same[i], other);
         assert_string_equal(other, plain);

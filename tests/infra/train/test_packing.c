@@ -1,6 +1,9 @@
+/* Best-fit decreasing: by hand, what every plan keeps, and how full it gets. */
 #include "tests/infra/train/train_fixture.h"
 
 #include "infra/train/packing.h"
+
+#define COUNT_MAX 400
 
 static void make(struct train_sequence *sequences, const int32_t *lengths, const int32_t *units,
                  int32_t count)
@@ -12,58 +15,160 @@ static void make(struct train_sequence *sequences, const int32_t *lengths, const
     }
 }
 
-static void fills_in_order_up_to_the_limit(void **state)
+static void assert_plan(const struct packing *packing, const int32_t *order, const int32_t *ends,
+                        int32_t micro_batches)
+{
+    assert_int_equal(packing->micro_batch_count, micro_batches);
+    for (int32_t i = 0; i < micro_batches; i++)
+        assert_int_equal(packing->ends[i], ends[i]);
+    for (int32_t i = 0; i < packing->count; i++)
+        assert_int_equal(packing->order[i], order[i]);
+}
+
+static void longest_first_into_the_fullest(void **state)
 {
     (void)state;
-    struct train_sequence sequences[5];
-    make(sequences, (int32_t[]){10, 20, 30, 40, 1}, (int32_t[]){0, 1, 2, 3, 4}, 5);
-    assert_int_equal(packing_next(sequences, 5, 0, 60), 3);
-    assert_int_equal(packing_next(sequences, 5, 0, 59), 2);
-    assert_int_equal(packing_next(sequences, 5, 3, 60), 2);
-    assert_int_equal(packing_next(sequences, 5, 4, 60), 1);
+    struct train_sequence sequences[6];
+    struct packing packing;
+    packing_init(&packing, 100);
+    /* 60; 50; 40 fits the 60 (fuller than the 50); 30 fits the 50; 20 fits that; 10 opens none. */
+    make(sequences, (int32_t[]){20, 50, 40, 30, 60, 10}, (int32_t[]){0, 1, 2, 3, 4, 5}, 6);
+    assert_ok(packing_plan(&packing, sequences, 6));
+    assert_plan(&packing, (int32_t[]){2, 4, 0, 1, 3, 5}, (int32_t[]){2, 5, 6}, 3);
+    for (int32_t i = 0; i < 6; i++)
+        assert_int_equal(packing.sequences[i].count, sequences[packing.order[i]].count);
+    /* Equal lengths: in the batch's order. */
+    make(sequences, (int32_t[]){50, 50, 50, 50}, (int32_t[]){0, 1, 2, 3}, 4);
+    assert_ok(packing_plan(&packing, sequences, 4));
+    assert_plan(&packing, (int32_t[]){0, 1, 2, 3}, (int32_t[]){2, 4}, 2);
+    packing_release(&packing);
 }
 
 static void keeps_units_together(void **state)
 {
     (void)state;
     struct train_sequence sequences[6];
+    struct packing packing;
+    packing_init(&packing, 45);
+    /* Units of 20, 30 (three) and 10: 30 + 10, then 20. */
     make(sequences, (int32_t[]){10, 10, 10, 10, 10, 10}, (int32_t[]){7, 7, 3, 3, 3, 9}, 6);
-    assert_int_equal(packing_next(sequences, 6, 0, 45), 2);
-    assert_int_equal(packing_next(sequences, 6, 0, 50), 5);
-    assert_int_equal(packing_next(sequences, 6, 2, 35), 3);
+    assert_ok(packing_plan(&packing, sequences, 6));
+    assert_plan(&packing, (int32_t[]){2, 3, 4, 5, 0, 1}, (int32_t[]){4, 6}, 2);
+    packing_release(&packing);
 }
 
 static void refuses_a_unit_that_never_fits(void **state)
 {
     (void)state;
     struct train_sequence sequences[3];
+    struct packing packing;
+    packing_init(&packing, 60);
     make(sequences, (int32_t[]){5, 30, 31}, (int32_t[]){0, 1, 1}, 3);
-    assert_int_equal(packing_next(sequences, 3, 0, 60), 1);
-    assert_int_equal(packing_next(sequences, 3, 1, 60), HONE_EINVAL);
+    assert_int_equal(packing_plan(&packing, sequences, 3), HONE_EINVAL);
     assert_non_null(strstr(error_message(), "61 tokens"));
+    sequences[2].count = 30;
+    assert_ok(packing_plan(&packing, sequences, 3));
+    packing_release(&packing);
 }
 
 static void bounds_the_number_of_sequences(void **state)
 {
     (void)state;
-    enum { COUNT = 100 };
-    struct train_sequence sequences[COUNT];
-    memset(sequences, 0, sizeof sequences);
-    for (int32_t i = 0; i < COUNT; i++)
+    struct train_sequence sequences[100] = {0};
+    struct packing packing;
+    for (int32_t i = 0; i < 100; i++)
         sequences[i] = (struct train_sequence){.count = 1, .unit = i};
     assert_int_equal(packing_max_sequences(16), 8);
     assert_int_equal(packing_max_sequences(1600), 100);
-    assert_int_equal(packing_next(sequences, COUNT, 0, 320), 20);
-    assert_int_equal(packing_next(sequences, COUNT, 95, 320), 5);
+    packing_init(&packing, 320);
+    assert_ok(packing_plan(&packing, sequences, 100));
+    assert_int_equal(packing.micro_batch_count, 5);
+    assert_int_equal(packing.ends[0], 20);
+    packing_release(&packing);
+}
+
+/* Micro-batches when sequences are taken in the batch's order until one does not fit. */
+static int32_t next_fit(const struct train_sequence *sequences, int32_t count, int32_t max_tokens)
+{
+    int32_t bins = 0, tokens = max_tokens;
+    for (int32_t i = 0; i < count; i += 2) {
+        int32_t unit = sequences[i].count + sequences[i + 1].count;
+        if (tokens + unit > max_tokens) {
+            bins++;
+            tokens = 0;
+        }
+        tokens += unit;
+    }
+    return bins;
+}
+
+static void check_random(struct packing *packing, int32_t count, uint64_t seed, int64_t *bins,
+                         int64_t *next_fit_bins)
+{
+    const struct rng_key key = {.seed = seed, .purpose = RNG_DATA};
+    struct train_sequence sequences[COUNT_MAX] = {0};
+    bool seen[COUNT_MAX] = {false};
+    int64_t tokens = 0;
+    for (int32_t i = 0; i < count; i++) {
+        sequences[i].count = 17 + (int32_t)rng_below(&key, (uint64_t)i, 484);
+        sequences[i].unit = i / 2;
+        tokens += sequences[i].count;
+    }
+    assert_ok(packing_plan(packing, sequences, count));
+    int32_t begin = 0;
+    for (int32_t b = 0; b < packing->micro_batch_count; b++) {
+        int32_t in_bin = 0;
+        for (int32_t i = begin; i < packing->ends[b]; i++) {
+            int32_t at = packing->order[i];
+            assert_false(seen[at]);
+            seen[at] = true;
+            in_bin += sequences[at].count;
+            assert_true(i == begin || at > packing->order[i - 1]);
+            if (at % 2 == 1) /* its unit's other half is right before it */
+                assert_true(i > begin && packing->order[i - 1] == at - 1);
+        }
+        assert_true(in_bin > 0 && in_bin <= packing->max_tokens);
+        begin = packing->ends[b];
+    }
+    assert_int_equal(begin, count);
+    int64_t least = (tokens + packing->max_tokens - 1) / packing->max_tokens;
+    assert_true(9 * packing->micro_batch_count <= 11 * least + 9);
+    *bins += packing->micro_batch_count;
+    *next_fit_bins += next_fit(sequences, count, packing->max_tokens);
+}
+
+static void random_batches_are_packed_whole_and_tight(void **state)
+{
+    (void)state;
+    struct packing packing, other;
+    int64_t bins = 0, taken_in_order = 0;
+    packing_init(&packing, 2048);
+    packing_init(&other, 2048);
+    for (uint64_t seed = 1; seed <= 50; seed++) {
+        int32_t count = 2 * (1 + (int32_t)(seed * 37 % (COUNT_MAX / 2)));
+        check_random(&packing, count, seed, &bins, &taken_in_order);
+    }
+    print_message("micro-batches: %lld, in the batch's order %lld\n", (long long)bins,
+                  (long long)taken_in_order);
+    assert_true(bins < taken_in_order);
+    /* What was packed before leaves no trace. */
+    check_random(&packing, 90, 7, &bins, &taken_in_order);
+    check_random(&other, 90, 7, &bins, &taken_in_order);
+    assert_memory_equal(packing.order, other.order, 90 * sizeof *packing.order);
+    assert_memory_equal(packing.ends, other.ends,
+                        (size_t)packing.micro_batch_count * sizeof *packing.ends);
+    packing_release(&packing);
+    packing_release(&other);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(fills_in_order_up_to_the_limit),
+        cmocka_unit_test(longest_first_into_the_fullest),
         cmocka_unit_test(keeps_units_together),
         cmocka_unit_test(refuses_a_unit_that_never_fits),
         cmocka_unit_test(bounds_the_number_of_sequences),
+        cmocka_unit_test(random_batches_are_packed_whole_and_tight),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

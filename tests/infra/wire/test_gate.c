@@ -111,13 +111,13 @@ static void attack_hub(enum attack attack, bool is_local)
     struct attacker a;
     struct hostile hostile;
     struct text bytes;
-    char ipc[128];
+    char endpoints[192];
     int from_evil = 0, from_good = 0;
     text_init(&bytes);
-    snprintf(ipc, sizeof ipc, "ipc://%s/hub-%d", fixture_root, attack);
-    assert_int_equal(wire_server_create(&server, hub, is_local ? ipc : "tcp://127.0.0.1:*"), 0);
-    if (is_local)
-        assert_int_equal(wire_server_listen(server, "tcp://127.0.0.1:*"), 0);
+    snprintf(endpoints, sizeof endpoints, "ipc://%s/hub-%d tcp://127.0.0.1:*", fixture_root,
+             attack);
+    assert_int_equal(wire_server_create(&server, hub, is_local ? endpoints : "tcp://127.0.0.1:*"),
+                     0);
     const char *address = fixture_address(wire_server_endpoint(server));
     assert_int_equal(wire_client_create(&good, worker, address, GOOD), 0);
     struct wire_context *local = wire_context_create();
@@ -220,13 +220,12 @@ static void attack_weights(enum attack attack)
     struct hostile hostile;
     struct text bytes;
     int replies = 0;
-    char ipc[128];
+    char endpoints[192];
     text_init(&bytes);
-    snprintf(ipc, sizeof ipc, "ipc://%s/weights-%d", fixture_root, attack);
-    assert_int_equal(weight_publisher_create(&publisher, learner, ipc, clock_system()), 0);
+    snprintf(endpoints, sizeof endpoints, "ipc://%s/weights-%d tcp://127.0.0.1:*", fixture_root,
+             attack);
+    assert_int_equal(weight_publisher_create(&publisher, learner, endpoints, clock_system()), 0);
     struct wire_server *server = weight_publisher_socket(publisher);
-    assert_int_equal(wire_server_listen(server, "tcp://127.0.0.1:*"), 0);
-    wire_server_serve_only(server, HONE__ROLE__ROLE_ACTOR);
     publish(publisher, 1);
     assert_int_equal(weight_receiver_create(&receiver, worker, GOOD, clock_system(), WAIT_MS), 0);
     /* As a hub says it: both endpoints, with the learner's key. */

@@ -160,11 +160,33 @@ static const struct command_option replay_options[] = {
 
 static const struct command_option bench_options[] = {
     {.name = "threads", .value = "N", .help = "0: all cpus", .default_text = "0"},
-    {.name = "model", .value = "DIR", .help = "decode, train: the model to time"},
     {.name = "dtype",
      .value = "float32|bfloat16",
      .help = "compute dtype",
      .default_text = "bfloat16"},
+    {.name = "quick", .help = "gemm, attention: fewer sizes"},
+    {.name = "model", .value = "DIR", .help = "the model to time"},
+    {.name = "shape",
+     .value = "NAME",
+     .help = "instead of --model, random weights of this shape: stories260k, llama-100m, "
+             "llama-500m, llama-1b",
+     .default_text = "llama-100m"},
+    {.name = "sequences",
+     .value = "N",
+     .help = "attention, decode, prefill: sequences at once",
+     .default_text = "64"},
+    {.name = "prompt-tokens",
+     .value = "N",
+     .help = "decode, prefill: of each sequence",
+     .default_text = "256"},
+    {.name = "new-tokens", .value = "N", .help = "decode: sampled of each", .default_text = "256"},
+    {.name = "tokens", .value = "N", .help = "train: tokens a step", .default_text = "8192"},
+    {.name = "length", .value = "N", .help = "train: of a sequence", .default_text = "512"},
+    {.name = "steps",
+     .value = "N",
+     .help = "train, rl: optimiser steps that are timed",
+     .default_text = "3"},
+    {.name = "recipe", .value = "FILE", .help = "rl: whose RL stage to run"},
     {.name = "json", .value = "FILE", .help = "also write the figures as JSON"},
     {0}};
 
@@ -231,7 +253,14 @@ const struct command hone_commands[] = {
      "was "
      "trained first; the first that has not is named and the exit status is not 0.",
      replay_options, 1, 1, command_replay},
-    {"bench", "gemm|decode|train|wire", "time the engine against this machine's limits", NULL,
+    {"bench", "gemm|attention|decode|prefill|train|rl|wire",
+     "time the engine against this machine's limits",
+     "First the machine's ceilings are measured: multiply-adds, tile products where it has them, "
+     "and reading from every level of memory. Then the kind's own figures, each with its share of "
+     "the roofline that follows from the ceilings. gemm: the matmul of a linear layer forward, for "
+     "its input's gradient and its weight's, beside a kernel that may add in any order. rl: a "
+     "recipe's RL stage for --steps steps, in a temporary directory: trajectories and tokens a "
+     "second, and how many cpus each role keeps busy. wire: messages a second. Let nothing else run meanwhile.",
      bench_options, 1, 1, command_bench},
     {"doctor", "", "what this machine can do", NULL, NULL, 0, 0, command_doctor},
     {"keys", "DIR", "make and revoke the keys of a run on several machines",

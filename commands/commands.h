@@ -27,8 +27,9 @@ int command_inspect(const struct command_line *line); /* inspect_commands.c */
 int command_audit(const struct command_line *line);
 int command_replay(const struct command_line *line);
 
-int command_bench(const struct command_line *line); /* machine_commands.c */
-int command_doctor(const struct command_line *line);
+int command_bench(const struct command_line *line); /* bench/bench.c */
+
+int command_doctor(const struct command_line *line); /* machine_commands.c */
 int command_keys(const struct command_line *line);
 int command_completion_script(const struct command_line *line);
 int command_man(const struct command_line *line);

@@ -3,9 +3,7 @@
  * "act" is the activation dtype (the model's), T is max_rows. By what is kept:
  *   all            one set of layer activations per layer;
  *   layer inputs   input and output per layer, the rest one set that the layers share;
- *   none           all layers share one set, with input, middle and output the same residual
- * stream.
- */
+ *   none           all layers share one set; input, middle and output are one residual stream. */
 #ifndef HONE_MODEL_ACTIVATIONS_H
 #define HONE_MODEL_ACTIVATIONS_H
 

@@ -15,6 +15,7 @@ struct packing_unit {
     int32_t first, count; /* sequences of the batch */
     int32_t tokens;
     int32_t bin;
+    int32_t bin_in_order; /* when units are taken as they come */
 };
 
 struct packing_bin {
@@ -138,6 +139,34 @@ static int32_t best_bin(struct packing *packing, const struct packing_unit *unit
     return best;
 }
 
+/* Units as they come, a new micro-batch whenever one does not fit; returns how many there are. */
+static int32_t fill_in_order(struct packing *packing, int32_t units)
+{
+    int32_t bin = 0, tokens = 0, sequences = 0, most = packing_max_sequences(packing->max_tokens);
+    for (int32_t u = 0; u < units; u++) {
+        struct packing_unit *unit = &packing->units[u];
+        if (unit->tokens > packing->max_tokens - tokens || unit->count > most - sequences) {
+            bin++;
+            tokens = sequences = 0;
+        }
+        tokens += unit->tokens;
+        sequences += unit->count;
+        unit->bin_in_order = bin;
+    }
+    return bin + 1;
+}
+
+static void use_order(struct packing *packing, int32_t units, int32_t micro_batches)
+{
+    packing->micro_batch_count = micro_batches;
+    memset(packing->bins, 0, (size_t)micro_batches * sizeof *packing->bins);
+    for (int32_t u = 0; u < units; u++) {
+        struct packing_unit *unit = &packing->units[u];
+        unit->bin = unit->bin_in_order;
+        packing->bins[unit->bin].sequences += unit->count;
+    }
+}
+
 /* Sequences in packed order: each micro-batch's own, as they stand in the batch. */
 static void place(struct packing *packing, const struct train_sequence *sequences, int32_t units)
 {
@@ -171,6 +200,9 @@ int packing_plan(struct packing *packing, const struct train_sequence *sequences
         packing->bins[unit->bin].tokens += unit->tokens;
         packing->bins[unit->bin].sequences += unit->count;
     }
+    int32_t in_order = fill_in_order(packing, units);
+    if (in_order <= packing->micro_batch_count)
+        use_order(packing, units, in_order);
     place(packing, sequences, units);
     return 0;
 }

@@ -1,14 +1,17 @@
-/* How a batch is cut into micro-batches: best-fit decreasing within a budget of tokens.
+/* How a batch is cut into micro-batches: best-fit decreasing within a budget of tokens, or the
+ * batch's own order where that needs no more of them.
  *
  * A unit (neighbours with the same `unit`) stays together. Units are placed by length, longest
  * first and equal ones in the batch's order, each in the fullest micro-batch that has room for it,
  * the earliest of equally full ones; a new one when none has. Within a micro-batch sequences keep
  * the batch's order.
  *
- *  P1  The result is a function of the sequences' lengths and units and of max_tokens, nothing
- * else: a resumed or replayed step packs alike (G7). P2  A micro-batch holds at most max_tokens
- * tokens and packing_max_sequences sequences. The second bound keeps the KV blocks of many very
- * short sequences (each takes a whole block) within a small multiple of max_tokens.
+ * P1. The result is a function of the sequences' lengths and units and of max_tokens, nothing else:
+ * a resumed or replayed step packs alike (G7).
+ *
+ * P2. A micro-batch holds at most max_tokens tokens and packing_max_sequences sequences. The second
+ * bound keeps the KV blocks of many very short sequences (each takes a whole block) within a small
+ * multiple of max_tokens.
  *
  * Arrays grow to the largest batch seen and stay. Owned by one thread. */
 #ifndef HONE_TRAIN_PACKING_H

@@ -5,12 +5,13 @@
  * so a loss is a host function from per-token streams to d_logprob (and d_entropy); one generic
  * operation does the vocabulary-sized work.
  *
- *  T1  micro_batch_tokens decides which sequences share a micro-batch (packing.h) and so the order
- * in which rows' gradients add up in fp32; nothing else of a step's result depends on it. Logprobs
- *      do not. For a fixed recipe a step is the same bits every time (G7), on any number of
- * threads. T2  A loss must normalise by global counts (of the whole train_batch), never by a
- * micro-batch's. T3  A step with a non-finite loss, gradient or norm is not applied; the report
- * says so.
+ * T1. micro_batch_tokens decides which sequences share a micro-batch (packing.h) and so the order
+ * in which gradients add up in fp32. Logprobs do not depend on it, nor does anything else. For a
+ * fixed recipe a step is the same bits every time (G7), on any number of threads.
+ *
+ * T2. A loss must normalise by global counts (of the whole train_batch), never a micro-batch's.
+ *
+ * T3. A step with a non-finite loss, gradient or norm is not applied; the report says so.
  *
  * Owned by one thread. */
 #ifndef HONE_TRAIN_TRAINER_H

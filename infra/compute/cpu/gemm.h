@@ -43,18 +43,6 @@
 #define GEMM_TILE_ROWS_MAX   12
 #define GEMM_TILE_PANELS_MAX 6
 
-struct gemm_job {
-    enum dtype dtype;
-    int64_t m, n, k;
-    const void *a;
-    int64_t lda;
-    const void *packed;
-    float *c;
-    int64_t ldc;
-    bool accumulate;
-    int64_t rows_per_item, row_items, panels_per_item, panel_items;
-};
-
 /* The tile kernels' arguments: `a` is expanded fp32 with row stride lda; panel p of B starts at
  * b + p * b_stride elements; panel p of C at c + 16 p. */
 struct gemm_tile {
@@ -66,6 +54,20 @@ struct gemm_tile {
     float *c;
     int64_t ldc;
     bool from_zero;
+};
+
+struct gemm_job {
+    enum dtype dtype;
+    int64_t m, n, k;
+    const void *a;
+    int64_t lda;
+    const void *packed;
+    float *c;
+    int64_t ldc;
+    bool accumulate;
+    /* A chunk of k: `rows` rows against `panels` whole panels. */
+    void (*run_panels)(const struct gemm_tile *chunk, int64_t rows, int64_t panels);
+    int64_t rows_per_item, row_items, panels_per_item, panel_items;
 };
 
 #define TILE_INLINE static inline __attribute__((always_inline))
@@ -172,6 +174,16 @@ TILE_INLINE void gemm_step(const int rows, const int panels, const bool wide, co
     }
 }
 
+/* 32 values of each row: two lines. */
+TILE_INLINE void gemm_prefetch_rows(const float *a, int64_t lda, const int rows)
+{
+    UNROLL for (int r = 0; r < rows; r++)
+    {
+        __builtin_prefetch(a + r * lda);
+        __builtin_prefetch(a + r * lda + BF16_BLOCK_K / 2);
+    }
+}
+
 /* Both chains of a block of 32 side by side, so that B is read once; then even + odd, then C. */
 TILE_INLINE void gemm_tile_bf16(const int rows, const int panels, const bool wide,
                                 const struct gemm_tile *arguments)
@@ -192,6 +204,8 @@ TILE_INLINE void gemm_tile_bf16(const int rows, const int panels, const bool wid
             gemm_step(rows, panels, wide, 1, &tile, pair, odd);
         }
         bool from_zero = tile.from_zero && k == 0;
+        if (wide) /* one row block after another: the next one's part of A */
+            gemm_prefetch_rows(tile.a + rows * tile.lda + k, tile.lda, rows);
         UNROLL for (int r = 0; r < rows; r++)
         {
             UNROLL for (int p = 0; p < panels; p++)
@@ -315,7 +329,8 @@ static inline void gemm_run_rows(const struct gemm_form *form, const struct gemm
 }
 
 /* Many rows: a few panels at a time are expanded; the next ones are on their way meanwhile. */
-static inline void gemm_run_wide(const struct gemm_tile *chunk, int64_t rows, int64_t panels)
+static inline void gemm_run_wide(const struct gemm_form *form, const struct gemm_tile *chunk,
+                                 int64_t rows, int64_t panels)
 {
     _Alignas(64) float wide[GEMM_WIDE_PANELS * GEMM_CHUNK_K * PANEL_COLUMNS];
     const int64_t values = chunk->k * PANEL_COLUMNS;
@@ -333,24 +348,26 @@ static inline void gemm_run_wide(const struct gemm_tile *chunk, int64_t rows, in
             }
         }
         tile.c = chunk->c + panel * PANEL_COLUMNS;
-        gemm_run_rows(&form_wide, &tile, rows, count);
+        gemm_run_rows(form, &tile, rows, count);
     }
 }
 
-static inline void gemm_run_panels(enum dtype dtype, const struct gemm_tile *chunk, int64_t rows,
-                                   int64_t panels)
+static inline void gemm_panels_f32(const struct gemm_tile *chunk, int64_t rows, int64_t panels)
 {
-    if (dtype == DTYPE_F32)
-        gemm_run_rows(&form_f32, chunk, rows, panels);
-    else if (rows < GEMM_WIDE_ROWS || VEC_REGISTERS == 0)
+    gemm_run_rows(&form_f32, chunk, rows, panels);
+}
+
+static inline void gemm_panels_bf16(const struct gemm_tile *chunk, int64_t rows, int64_t panels)
+{
+    if (rows < GEMM_WIDE_ROWS || VEC_REGISTERS == 0)
         gemm_run_rows(&form_bf16, chunk, rows, panels);
     else
-        gemm_run_wide(chunk, rows, panels);
+        gemm_run_wide(&form_wide, chunk, rows, panels);
 }
 
 /* The last panel when n is not a multiple of 16: through a buffer with all 16 columns. */
-static inline void gemm_run_partial(enum dtype dtype, const struct gemm_tile *chunk, int64_t rows,
-                                    int64_t columns)
+static inline void gemm_run_partial(const struct gemm_job *job, const struct gemm_tile *chunk,
+                                    int64_t rows, int64_t columns)
 {
     _Alignas(64) float buffer[GEMM_ROWS][PANEL_COLUMNS];
     for (int64_t r = 0; r < rows && !chunk->from_zero; r++)
@@ -358,7 +375,7 @@ static inline void gemm_run_partial(enum dtype dtype, const struct gemm_tile *ch
     struct gemm_tile tile = *chunk;
     tile.c = buffer[0];
     tile.ldc = PANEL_COLUMNS;
-    gemm_run_panels(dtype, &tile, rows, 1);
+    job->run_panels(&tile, rows, 1);
     for (int64_t r = 0; r < rows; r++)
         memcpy(chunk->c + r * chunk->ldc, buffer[r], (size_t)columns * sizeof(float));
 }
@@ -408,11 +425,11 @@ static inline void gemm_item(const struct gemm_job *job, int64_t row, int64_t pa
         const char *b = (const char *)job->packed + k * PANEL_COLUMNS * value_bytes;
         chunk.b = b + panel * chunk.b_stride * value_bytes;
         if (whole > panel)
-            gemm_run_panels(job->dtype, &chunk, rows, whole - panel);
+            job->run_panels(&chunk, rows, whole - panel);
         if (whole < panel_end) {
             chunk.b = b + whole * chunk.b_stride * value_bytes;
             chunk.c = job->c + row * job->ldc + whole * PANEL_COLUMNS;
-            gemm_run_partial(job->dtype, &chunk, rows, job->n - whole * PANEL_COLUMNS);
+            gemm_run_partial(job, &chunk, rows, job->n - whole * PANEL_COLUMNS);
         }
     }
 }
@@ -445,19 +462,26 @@ static inline void gemm_plan(struct gemm_job *job, int threads)
     job->panel_items = (panels + job->panels_per_item - 1) / job->panels_per_item;
 }
 
+static inline void gemm_run(struct parallel *pool, struct gemm_job *job)
+{
+    HONE_ASSERT(job->n >= 1 && job->k >= 1 && job->lda >= job->k && job->ldc >= job->n);
+    if (job->m == 0)
+        return;
+    gemm_plan(job, parallel_threads(pool));
+    int64_t item_fmas =
+        at_most(job->m, job->rows_per_item) * job->panels_per_item * PANEL_COLUMNS * job->k;
+    int64_t grain = GEMM_GRAIN_FMAS / item_fmas;
+    parallel_for(pool, job->row_items * job->panel_items, grain > 1 ? grain : 1, gemm_items, job);
+}
+
 static inline void gemm(struct parallel *pool, enum dtype dtype, int64_t m, int64_t n, int64_t k,
                         const void *a, int64_t lda, const void *packed, float *c, int64_t ldc,
                         bool accumulate)
 {
     HONE_ASSERT(dtype == DTYPE_BF16 || dtype == DTYPE_F32);
-    HONE_ASSERT(n >= 1 && k >= 1 && lda >= k && ldc >= n);
-    struct gemm_job job = {dtype, m, n, k, a, lda, packed, c, ldc, accumulate, 0, 0, 0, 0};
-    if (m == 0)
-        return;
-    gemm_plan(&job, parallel_threads(pool));
-    int64_t item_fmas = at_most(m, job.rows_per_item) * job.panels_per_item * PANEL_COLUMNS * k;
-    int64_t grain = GEMM_GRAIN_FMAS / item_fmas;
-    parallel_for(pool, job.row_items * job.panel_items, grain > 1 ? grain : 1, gemm_items, &job);
+    struct gemm_job job = {dtype, m, n, k, a, lda, packed, c, ldc, accumulate, NULL, 0, 0, 0, 0};
+    job.run_panels = dtype == DTYPE_F32 ? gemm_panels_f32 : gemm_panels_bf16;
+    gemm_run(pool, &job);
 }
 
 #endif

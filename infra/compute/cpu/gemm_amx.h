@@ -14,5 +14,7 @@ void gemm_amx_bf16(struct parallel *pool, int64_t m, int64_t n, int64_t k, const
 
 /* `steps` rounds of four independent tile products; returns the FLOPs done. */
 double peak_amx(int64_t steps, float *sink);
+/* The same with two tiles of A and two of B loaded for every four products. */
+double peak_amx_loads(int64_t steps, float *sink);
 
 #endif

@@ -2,6 +2,7 @@
 #ifndef HONE_COMPUTE_CPU_PACK_H
 #define HONE_COMPUTE_CPU_PACK_H
 
+#include <emmintrin.h>
 #include <stdbool.h>
 
 #include "infra/base/assert.h"
@@ -37,6 +38,54 @@ static inline int64_t at_most(int64_t value, int64_t limit)
     return value < limit ? value : limit;
 }
 
+/* Four rows of four 32-bit values and eight of eight 16-bit values, transposed; strides in bytes.
+ * Every x86-64 has these instructions, so all tables do. */
+static inline void transpose_4x4(const void *in, int64_t ld_in, void *out, int64_t ld_out)
+{
+    __m128i row[4], half[4];
+    for (int i = 0; i < 4; i++)
+        row[i] = _mm_loadu_si128((const __m128i *)((const char *)in + i * ld_in));
+    for (int i = 0; i < 2; i++) {
+        half[2 * i] = _mm_unpacklo_epi32(row[2 * i], row[2 * i + 1]);
+        half[2 * i + 1] = _mm_unpackhi_epi32(row[2 * i], row[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        char *to = (char *)out + 2 * i * ld_out;
+        _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi64(half[i], half[i + 2]));
+        _mm_storeu_si128((__m128i *)(to + ld_out), _mm_unpackhi_epi64(half[i], half[i + 2]));
+    }
+}
+
+static inline void transpose_8x8(const void *in, int64_t ld_in, void *out, int64_t ld_out)
+{
+    __m128i row[8], two[8], four[8];
+    for (int i = 0; i < 8; i++)
+        row[i] = _mm_loadu_si128((const __m128i *)((const char *)in + i * ld_in));
+    for (int i = 0; i < 4; i++) { /* columns 0-3 and 4-7 of two rows */
+        two[2 * i] = _mm_unpacklo_epi16(row[2 * i], row[2 * i + 1]);
+        two[2 * i + 1] = _mm_unpackhi_epi16(row[2 * i], row[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++) /* two columns of four rows */
+        for (int j = 0; j < 2; j++) {
+            four[4 * i + 2 * j] = _mm_unpacklo_epi32(two[4 * i + j], two[4 * i + 2 + j]);
+            four[4 * i + 2 * j + 1] = _mm_unpackhi_epi32(two[4 * i + j], two[4 * i + 2 + j]);
+        }
+    for (int j = 0; j < 4; j++) {
+        char *to = (char *)out + 2 * j * ld_out;
+        _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi64(four[j], four[4 + j]));
+        _mm_storeu_si128((__m128i *)(to + ld_out), _mm_unpackhi_epi64(four[j], four[4 + j]));
+    }
+}
+
+/* 16 rows of `units` 4-byte units (a multiple of 4) become [units][16]. */
+static inline void transpose_panel(const void *in, int64_t ld_in, int64_t units, void *out)
+{
+    for (int64_t unit = 0; unit < units; unit += 4)
+        for (int64_t row = 0; row < PANEL_COLUMNS; row += 4)
+            transpose_4x4((const char *)in + row * ld_in + unit * 4, ld_in,
+                          (char *)out + (unit * PANEL_COLUMNS + row) * 4, PANEL_COLUMNS * 4);
+}
+
 /* One panel of fp32: [k][16]. */
 static inline void pack_panel_f32(const struct pack_job *job, int64_t panel)
 {
@@ -50,7 +99,9 @@ static inline void pack_panel_f32(const struct pack_job *job, int64_t panel)
                       vec_load_up_to(source + k * job->ldb + column, columns));
         return;
     }
-    for (int64_t k = 0; k < job->k; k++)
+    int64_t whole = columns == PANEL_COLUMNS ? job->k / 4 * 4 : 0;
+    transpose_panel(source + column * job->ldb, job->ldb * 4, whole, out);
+    for (int64_t k = whole; k < job->k; k++)
         for (int64_t c = 0; c < PANEL_COLUMNS; c++)
             out[k * PANEL_COLUMNS + c] = c < columns ? source[(column + c) * job->ldb + k] : 0.0f;
 }
@@ -58,6 +109,15 @@ static inline void pack_panel_f32(const struct pack_job *job, int64_t panel)
 /* Two rows of up to 16 bf16 columns become 16 (even, odd) pairs; a NULL row is zeros. */
 static inline void pack_pair(const bf16 *even, const bf16 *odd, int64_t columns, bf16 *out)
 {
+    if (columns == PANEL_COLUMNS && odd != NULL) {
+        for (int64_t c = 0; c < PANEL_COLUMNS; c += 8) {
+            __m128i first = _mm_loadu_si128((const __m128i *)(even + c));
+            __m128i second = _mm_loadu_si128((const __m128i *)(odd + c));
+            _mm_storeu_si128((__m128i *)(out + 2 * c), _mm_unpacklo_epi16(first, second));
+            _mm_storeu_si128((__m128i *)(out + 2 * c + 8), _mm_unpackhi_epi16(first, second));
+        }
+        return;
+    }
     bf16 rows[2][PANEL_COLUMNS] = {{0}};
     memcpy(rows[0], even, (size_t)columns * sizeof *even);
     if (odd != NULL)
@@ -85,9 +145,11 @@ static inline void pack_panel_bf16(const struct pack_job *job, int64_t panel)
         }
         return;
     }
+    int64_t whole = columns == PANEL_COLUMNS ? job->k / 8 * 8 : 0; /* pairs are 4 bytes */
+    transpose_panel(source + column * job->ldb, job->ldb * 2, whole / 2, out);
     for (int64_t c = 0; c < PANEL_COLUMNS; c++) {
         const bf16 *row = source + (column + c) * job->ldb;
-        for (int64_t k = 0; k < job->k; k++)
+        for (int64_t k = whole; k < job->k; k++)
             out[k / 2 * 2 * PANEL_COLUMNS + 2 * c + k % 2] = c < columns ? row[k] : 0;
     }
 }
@@ -124,6 +186,12 @@ struct transpose_job {
 static inline void transpose_tile_4(const uint32_t *in, int64_t ld_in, uint32_t *out,
                                     int64_t ld_out, int64_t rows, int64_t columns)
 {
+    if (rows == TRANSPOSE_TILE && columns == TRANSPOSE_TILE) {
+        for (int64_t r = 0; r < rows; r += 4)
+            for (int64_t c = 0; c < columns; c += 4)
+                transpose_4x4(in + r * ld_in + c, ld_in * 4, out + c * ld_out + r, ld_out * 4);
+        return;
+    }
     for (int64_t c = 0; c < columns; c++)
         for (int64_t r = 0; r < rows; r++)
             out[c * ld_out + r] = in[r * ld_in + c];
@@ -132,6 +200,12 @@ static inline void transpose_tile_4(const uint32_t *in, int64_t ld_in, uint32_t 
 static inline void transpose_tile_2(const uint16_t *in, int64_t ld_in, uint16_t *out,
                                     int64_t ld_out, int64_t rows, int64_t columns)
 {
+    if (rows == TRANSPOSE_TILE && columns == TRANSPOSE_TILE) {
+        for (int64_t r = 0; r < rows; r += 8)
+            for (int64_t c = 0; c < columns; c += 8)
+                transpose_8x8(in + r * ld_in + c, ld_in * 2, out + c * ld_out + r, ld_out * 2);
+        return;
+    }
     for (int64_t c = 0; c < columns; c++)
         for (int64_t r = 0; r < rows; r++)
             out[c * ld_out + r] = in[r * ld_in + c];

@@ -1,10 +1,7 @@
 #include "infra/compute/cpu/tables.h"
 
+#include "infra/compute/bench/probes.h"
 #include "infra/compute/cpu/table.h"
 
 const struct backend_ops table_avx2 = BACKEND_TABLE("avx2");
-
-double peak_avx2(int64_t steps, float *sink)
-{
-    return fma_chains(steps, sink);
-}
+const struct cpu_probes probes_avx2 = CPU_PROBES;

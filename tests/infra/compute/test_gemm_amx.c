@@ -61,6 +61,9 @@ static void test_peak_counts_its_work(void **state)
     float sink = 1.0f;
     assert_true(peak_amx(3, &sink) == 3.0 * 4 * 16 * 16 * 32 * 2);
     assert_true(sink == 0.0f);
+    sink = 1.0f;
+    assert_true(peak_amx_loads(3, &sink) == 3.0 * 4 * 16 * 16 * 32 * 2);
+    assert_true(sink == 0.0f);
 }
 
 int main(void)

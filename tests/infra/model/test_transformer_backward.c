@@ -291,6 +291,23 @@ static void test_kept_layer_inputs_take_less_memory(void **state)
     assert_true(bytes[1][ACTIVATIONS_NONE] - bytes[0][ACTIVATIONS_NONE] < 4096);
 }
 
+/* A row more costs the same whatever the vocabulary: logits exist for a chunk of rows only. */
+static void test_no_row_of_logits_for_each_token(void **state)
+{
+    (void)state;
+    for (int keep = ACTIVATIONS_NONE; keep <= ACTIVATIONS_LAYER_INPUTS; keep++) {
+        size_t growth[2];
+        for (int large = 0; large < 2; large++) {
+            struct model_config config = fixture_config(true);
+            config.vocab_size = large ? 128000 : 1000;
+            growth[large] =
+                transformer_bytes(&config, DTYPE_BF16, 8192, (enum activation_keep)keep) -
+                transformer_bytes(&config, DTYPE_BF16, 4096, (enum activation_keep)keep);
+        }
+        assert_true(growth[1] > 0 && growth[1] <= growth[0]);
+    }
+}
+
 /* bf16 rounding moves the gradient, but not far. */
 static void test_bf16_gradient_is_close(void **state)
 {
@@ -555,6 +572,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_same_gradient),
         cmocka_unit_test(test_recomputed_activations_give_the_same_bits),
         cmocka_unit_test(test_kept_layer_inputs_take_less_memory),
+        cmocka_unit_test(test_no_row_of_logits_for_each_token),
         cmocka_unit_test(test_bf16_gradient_is_close),
         cmocka_unit_test(test_gradients_add),
         cmocka_unit_test(test_golden_gradients),

@@ -31,29 +31,41 @@ static void longest_first_into_the_fullest(void **state)
     struct train_sequence sequences[6];
     struct packing packing;
     packing_init(&packing, 100);
-    /* 60; 50; 40 fits the 60 (fuller than the 50); 30 fits the 50; 20 fits that; 10 opens none. */
-    make(sequences, (int32_t[]){20, 50, 40, 30, 60, 10}, (int32_t[]){0, 1, 2, 3, 4, 5}, 6);
-    assert_ok(packing_plan(&packing, sequences, 6));
-    assert_plan(&packing, (int32_t[]){2, 4, 0, 1, 3, 5}, (int32_t[]){2, 5, 6}, 3);
-    for (int32_t i = 0; i < 6; i++)
+    /* 60; 50 opens another; 40 fills the 60; 30 and 20 fill the 50. */
+    make(sequences, (int32_t[]){60, 50, 40, 30, 20}, (int32_t[]){0, 1, 2, 3, 4}, 5);
+    assert_ok(packing_plan(&packing, sequences, 5));
+    assert_plan(&packing, (int32_t[]){0, 2, 1, 3, 4}, (int32_t[]){2, 5}, 2);
+    for (int32_t i = 0; i < 5; i++)
         assert_int_equal(packing.sequences[i].count, sequences[packing.order[i]].count);
-    /* Equal lengths: in the batch's order. */
-    make(sequences, (int32_t[]){50, 50, 50, 50}, (int32_t[]){0, 1, 2, 3}, 4);
+    /* The fullest that has room: 30 goes to the 65, not to the 60. */
+    make(sequences, (int32_t[]){60, 40, 65, 30}, (int32_t[]){0, 1, 2, 3}, 4);
     assert_ok(packing_plan(&packing, sequences, 4));
     assert_plan(&packing, (int32_t[]){0, 1, 2, 3}, (int32_t[]){2, 4}, 2);
+    make(sequences, (int32_t[]){60, 65, 30, 40}, (int32_t[]){0, 1, 2, 3}, 4);
+    assert_ok(packing_plan(&packing, sequences, 4));
+    assert_plan(&packing, (int32_t[]){1, 2, 0, 3}, (int32_t[]){2, 4}, 2);
+    /* Equal lengths: in the batch's order. */
+    make(sequences, (int32_t[]){50, 60, 50, 40}, (int32_t[]){0, 1, 2, 3}, 4);
+    assert_ok(packing_plan(&packing, sequences, 4));
+    assert_plan(&packing, (int32_t[]){1, 3, 0, 2}, (int32_t[]){2, 4}, 2);
+    /* The batch's order, when best-fit saves nothing. */
+    make(sequences, (int32_t[]){20, 50, 40, 30, 60, 10}, (int32_t[]){0, 1, 2, 3, 4, 5}, 6);
+    assert_ok(packing_plan(&packing, sequences, 6));
+    assert_plan(&packing, (int32_t[]){0, 1, 2, 3, 4, 5}, (int32_t[]){2, 4, 6}, 3);
     packing_release(&packing);
 }
 
 static void keeps_units_together(void **state)
 {
     (void)state;
-    struct train_sequence sequences[6];
+    struct train_sequence sequences[8];
     struct packing packing;
     packing_init(&packing, 45);
-    /* Units of 20, 30 (three) and 10: 30 + 10, then 20. */
-    make(sequences, (int32_t[]){10, 10, 10, 10, 10, 10}, (int32_t[]){7, 7, 3, 3, 3, 9}, 6);
-    assert_ok(packing_plan(&packing, sequences, 6));
-    assert_plan(&packing, (int32_t[]){2, 3, 4, 5, 0, 1}, (int32_t[]){4, 6}, 2);
+    /* Units of 25, 30 (three), 20 and 15: 30 + 15, 25 + 20. */
+    make(sequences, (int32_t[]){15, 10, 10, 10, 10, 10, 10, 15},
+         (int32_t[]){7, 7, 3, 3, 3, 9, 9, 5}, 8);
+    assert_ok(packing_plan(&packing, sequences, 8));
+    assert_plan(&packing, (int32_t[]){2, 3, 4, 7, 0, 1, 5, 6}, (int32_t[]){4, 8}, 2);
     packing_release(&packing);
 }
 

@@ -248,6 +248,29 @@ static void test_sends_that_cannot_arrive_fail(void **state)
     wire_context_destroy(context);
 }
 
+/* A client that could not send is woken when it can, though nothing comes in. */
+static void test_poll_wakes_when_it_can_send(void **state)
+{
+    (void)state;
+    struct wire_context *context = wire_context_create();
+    struct wire_server *server;
+    struct wire_client *client;
+    Hone__Heartbeat beat;
+    Hone__Envelope envelope = heartbeat(&beat, 1);
+    assert_int_equal(wire_client_create(&client, context, ipc("late"), "actor-0"), 0);
+    assert_int_equal(wire_poll(NULL, 0, &client, 1, 10), 0);
+    assert_int_equal(wire_client_send(client, &envelope, NULL, 0), HONE_EPEER);
+    assert_int_equal(wire_poll(NULL, 0, &client, 1, 10), 0);
+    assert_int_equal(wire_server_create(&server, context, ipc("late")), 0);
+    assert_int_equal(wire_poll(NULL, 0, &client, 1, WAIT_MS), 1);
+    assert_int_equal(wire_client_send(client, &envelope, NULL, 0), 0);
+    expect_heartbeat(server, "actor-0", 1);
+    assert_int_equal(wire_poll(NULL, 0, &client, 1, 10), 0); /* once */
+    wire_client_destroy(client);
+    wire_server_destroy(server);
+    wire_context_destroy(context);
+}
+
 static void test_queue_is_bounded(void **state)
 {
     (void)state;
@@ -554,6 +577,7 @@ int main(void)
         cmocka_unit_test(test_refused_endpoints),
         cmocka_unit_test(test_busy_address),
         cmocka_unit_test(test_sends_that_cannot_arrive_fail),
+        cmocka_unit_test(test_poll_wakes_when_it_can_send),
         cmocka_unit_test(test_queue_is_bounded),
         cmocka_unit_test(test_restarted_worker_takes_its_name_over),
         cmocka_unit_test(test_client_survives_a_server_restart),

@@ -133,6 +133,7 @@ static const struct command_option data_options[] = {
 
 static const struct command_option inspect_options[] = {
     {.name = "summary", .help = "print the final table instead of trajectories"},
+    {.name = "waiting", .help = "who waits for whom in a run that goes on, queues and credit"},
     {.name = "limit", .value = "N", .help = "trajectories to show", .default_text = "10"},
     {.name = "id", .value = "HEX", .help = "one trajectory"},
     {.name = "prompt", .value = "N", .help = "of this prompt", .default_text = "-1"},
@@ -140,6 +141,9 @@ static const struct command_option inspect_options[] = {
      .value = "N",
      .help = "with tokens of this policy version",
      .default_text = "-1"},
+    {.name = "status",
+     .value = "WORD",
+     .help = "with this reward (ok, timeout, ...), group (trained, dropped, ...) or reason"},
     {.name = "reward-min", .value = "R", .help = "reward at least", .default_text = "-1e30"},
     {.name = "reward-max", .value = "R", .help = "reward at most", .default_text = "1e30"},
     {.name = "tokens", .help = "token by token: id, version, logprob"},

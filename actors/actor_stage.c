@@ -20,6 +20,7 @@
 #define RESEND_MS         5000
 #define OWED_MS           10000 /* see owed_too_long */
 #define CREDITS_PER_SLOT  2
+#define SAMPLES_MAX       65536 /* of one lease */
 #define ENDPOINT_MAX      256
 #define NAME_MAX_BYTES    128
 
@@ -177,6 +178,51 @@ static bool send_trajectory(struct actor_stage *s, const struct trajectory *traj
     return sent;
 }
 
+/* The i-th sequence in flight, from the last token that the hub has on. */
+static bool send_progress(struct actor_stage *s, const struct lease *lease, int32_t i,
+                          int32_t offset)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__Progress message = HONE__PROGRESS__INIT;
+    struct wire_trajectory wire;
+    struct trajectory piece;
+    rollout_engine_piece(s->engine, i, offset, &piece);
+    piece.lease_id = lease->lease_id;
+    piece.fence = lease->fence;
+    wire_trajectory_build(&wire, &piece);
+    wire.message.reward = NULL;
+    message.offset = offset;
+    message.chunk = &wire.message;
+    envelope.progress = &message;
+    bool sent = send_kind(s, HONE__KIND__KIND_PROGRESS, &envelope);
+    wire_trajectory_release(&wire);
+    trajectory_release(&piece);
+    return sent;
+}
+
+/* B5 */
+static void report_progress(struct actor_stage *s, int64_t now_ms)
+{
+    struct rollout_partial partial;
+    int32_t step = s->options.progress_tokens;
+    if (step == 0 || !s->welcomed)
+        return;
+    for (int32_t i = 0; rollout_engine_partial(s->engine, i, &partial); i++) {
+        const struct lease *lease = lease_list_find(&s->leases, partial.user);
+        if (!lease)
+            continue;
+        struct sample_progress *progress =
+            &lease->progress[partial.sample_index - lease->sample_first];
+        bool again = progress->sent > progress->durable && now_ms - progress->sent_ms > RESEND_MS;
+        if (partial.completion_tokens - progress->sent < step && !again)
+            continue;
+        if (!send_progress(s, lease, i, progress->durable))
+            return;
+        progress->sent = partial.completion_tokens;
+        progress->sent_ms = now_ms;
+    }
+}
+
 static void send_parcels(struct actor_stage *s, int64_t now_ms)
 {
     if (!s->welcomed)
@@ -250,12 +296,29 @@ static void handle_welcome(struct actor_stage *s, const Hone__Welcome *welcome)
         want_weights(s, welcome->weights_endpoint);
 }
 
+/* The hub has it already, so it is durable. */
+static int read_prefix(const Hone__Trajectory *message, struct lease *lease)
+{
+    int32_t index = message->sample_index - lease->sample_first;
+    struct trajectory prefix;
+    if (index < 0 || index >= lease->sample_count || lease->progress[index].sent > 0)
+        return error_set(HONE_EFORMAT, "what is to be continued is sample %d, not of %d from %d on",
+                         message->sample_index, lease->sample_count, lease->sample_first);
+    int rc = wire_trajectory_read(message, &prefix);
+    if (rc < 0)
+        return rc;
+    lease->progress[index] = (struct sample_progress){
+        .durable = prefix.token_count, .sent = prefix.token_count, .prefix = prefix};
+    return 0;
+}
+
 static int read_lease(const Hone__Lease *message, struct lease *lease)
 {
     size_t bytes = message->prompt_tokens.len;
     if (bytes == 0 || bytes % sizeof(int32_t) != 0)
         return error_set(HONE_EFORMAT, "a prompt of %zu bytes", bytes);
-    if (message->sample_count < 1 || message->sample_first < 0)
+    if (message->sample_count < 1 || message->sample_count > SAMPLES_MAX ||
+        message->sample_first < 0 || message->sample_first > INT32_MAX - SAMPLES_MAX)
         return error_set(HONE_EFORMAT, "%d samples from %d on", message->sample_count,
                          message->sample_first);
     *lease = (struct lease){.lease_id = message->lease_id,
@@ -270,8 +333,12 @@ static int read_lease(const Hone__Lease *message, struct lease *lease)
                             .deadline_ms = message->has_deadline_ms ? message->deadline_ms : 0,
                             .leased_ms = message->has_leased_ms ? message->leased_ms : 0};
     int rc = wire_sampling_read(message->sampling, &lease->sampling);
-    if (rc == 0)
-        lease->prompt_tokens = memory_dup(message->prompt_tokens.data, bytes);
+    if (rc < 0)
+        return rc;
+    lease->prompt_tokens = memory_dup(message->prompt_tokens.data, bytes);
+    lease->progress = MEMORY_ARRAY(struct sample_progress, lease->sample_count);
+    for (size_t i = 0; rc == 0 && i < message->n_prefixes; i++)
+        rc = read_prefix(message->prefixes[i], lease);
     return rc;
 }
 
@@ -285,11 +352,30 @@ static void handle_lease(struct actor_stage *s, const Hone__Lease *message)
     struct lease *lease = MEMORY_NEW(struct lease);
     if (read_lease(message, lease) < 0) {
         send_lease_return(s, message->lease_id, message->fence, error_message());
-        memory_free(lease);
+        lease_free(lease);
         return;
     }
     lease->user = ++s->next_user;
     lease_list_append(&s->leases, lease);
+}
+
+static void handle_progress_ack(struct actor_stage *s, const Hone__ProgressAck *ack)
+{
+    struct lease *lease = lease_list_find_id(&s->leases, ack->lease_id, ack->fence);
+    int32_t index = lease ? ack->sample_index - lease->sample_first : -1;
+    if (!lease || index < 0 || index >= lease->sample_count)
+        return;
+    if (ack->tokens < 0) {
+        log_info("lease %llu is over: its work is dropped", (unsigned long long)ack->lease_id);
+        rollout_engine_cancel(s->engine, lease->user);
+        lease_list_remove(&s->leases, lease);
+        return;
+    }
+    struct sample_progress *progress = &lease->progress[index];
+    /* Never more than was sent: a hub that says so speaks of something else. */
+    progress->durable = ack->tokens < progress->sent ? ack->tokens : progress->sent;
+    if (ack->has_deadline_ms && lease->deadline_ms != 0)
+        lease->deadline_ms = ack->deadline_ms;
 }
 
 static void handle_ack(struct actor_stage *s, const Hone__TrajectoryAck *ack)
@@ -316,6 +402,9 @@ static int handle_message(struct actor_stage *s, const Hone__Envelope *envelope)
         break;
     case HONE__KIND__KIND_TRAJECTORY_ACK:
         handle_ack(s, envelope->trajectory_ack);
+        break;
+    case HONE__KIND__KIND_PROGRESS_ACK:
+        handle_progress_ack(s, envelope->progress_ack);
         break;
     case HONE__KIND__KIND_WEIGHTS_NOTICE:
         want_weights(s, envelope->weights_notice->endpoint);
@@ -397,9 +486,12 @@ static bool submit_lease(struct actor_stage *s, struct lease *lease)
                                       .prompt_token_count = lease->prompt_token_count,
                                       .sampling = lease->sampling};
     while (lease->submitted < lease->sample_count && rollout_engine_room(s->engine) > 0) {
+        struct trajectory *prefix = &lease->progress[lease->submitted].prefix;
         request.sample_index = lease->sample_first + lease->submitted;
+        request.prefix = prefix->token_count > 0 ? prefix : NULL;
         if (rollout_engine_submit(s->engine, &request) < 0)
             return false;
+        trajectory_release(prefix);
         if (lease->submitted == 0)
             lease->started_ms = clock_unix_ms(s->clock);
         lease->submitted++;
@@ -531,6 +623,7 @@ int actor_stage_tick(void *stage, struct stage_wait *wait)
     expire_leases(s);
     feed_engine(s);
     bool working = !s->finished && step_engine(s);
+    report_progress(s, now_ms);
     send_parcels(s, now_ms);
     send_credit(s);
     note_waiting(s, working);

@@ -7,7 +7,8 @@
  * acknowledged. B3  A hub that says nothing for 3 s is greeted again; leases in hand stay valid
  * until refused or past their deadline. B4  A snapshot is installed only when its tensors are
  * exactly the model's; the hash of what the engine then holds is compared with the snapshot's
- * bytes. */
+ * bytes. B5  A rollout in flight is reported from its last acknowledged token on, once it has
+ * progress_tokens new ones; a sample that came with a prefix goes on from it. */
 #ifndef HONE_ACTORS_ACTOR_STAGE_H
 #define HONE_ACTORS_ACTOR_STAGE_H
 
@@ -21,6 +22,7 @@ struct actor_options {
     const char *recipe_hash;
     struct rollout_engine_options engine;
     struct weight_options weights;
+    int32_t progress_tokens; /* new tokens after which a rollout in flight is reported; 0 never */
 };
 
 struct actor_stage;

@@ -3,8 +3,11 @@
 #include "infra/base/assert.h"
 #include "infra/base/memory.h"
 
-static void lease_free(struct lease *lease)
+void lease_free(struct lease *lease)
 {
+    for (int32_t i = 0; lease->progress && i < lease->sample_count; i++)
+        trajectory_release(&lease->progress[i].prefix);
+    memory_free(lease->progress);
     memory_free(lease->prompt_tokens);
     memory_free(lease);
 }
@@ -37,13 +40,17 @@ struct lease *lease_list_find(const struct lease_list *list, uint64_t user)
     return lease;
 }
 
+struct lease *lease_list_find_id(const struct lease_list *list, uint64_t lease_id, uint64_t fence)
+{
+    struct lease *lease = list->first;
+    while (lease && (lease->lease_id != lease_id || lease->fence != fence))
+        lease = lease->next;
+    return lease;
+}
+
 bool lease_list_holds(const struct lease_list *list, uint64_t lease_id, uint64_t fence)
 {
-    for (const struct lease *lease = list->first; lease; lease = lease->next) {
-        if (lease->lease_id == lease_id && lease->fence == fence)
-            return true;
-    }
-    return false;
+    return lease_list_find_id(list, lease_id, fence) != NULL;
 }
 
 void lease_list_remove(struct lease_list *list, struct lease *lease)

@@ -5,13 +5,22 @@
 
 #include "infra/data/trajectory.h"
 
+/* What the hub has of one sample while it is sampled. */
+struct sample_progress {
+    int32_t durable;          /* completion tokens that the hub has acknowledged */
+    int32_t sent;             /* that it was sent, acknowledged or not */
+    int64_t sent_ms;          /* monotonic */
+    struct trajectory prefix; /* where an earlier holder of the sample stopped; until submitted */
+};
+
 /* Samples [sample_first, sample_first + sample_count) of one group. */
 struct lease {
     struct lease *next;
     uint64_t user; /* names the lease in the engine */
     uint64_t lease_id, fence, group_id, prompt_id;
     int32_t sample_first, sample_count;
-    int32_t submitted, finished; /* samples */
+    int32_t submitted, finished;      /* samples */
+    struct sample_progress *progress; /* [sample_count] */
     int32_t *prompt_tokens;
     int32_t prompt_token_count;
     struct sampling sampling;
@@ -30,6 +39,9 @@ void lease_list_release(struct lease_list *list);
 void lease_list_append(struct lease_list *list, struct lease *lease); /* takes it */
 struct lease *lease_list_find(const struct lease_list *list, uint64_t user);
 bool lease_list_holds(const struct lease_list *list, uint64_t lease_id, uint64_t fence);
+struct lease *lease_list_find_id(const struct lease_list *list, uint64_t lease_id, uint64_t fence);
+/* Not in a list. */
+void lease_free(struct lease *lease);
 /* Unlinks and frees. */
 void lease_list_remove(struct lease_list *list, struct lease *lease);
 

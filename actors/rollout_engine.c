@@ -2,12 +2,15 @@
  *
  *   FREE --admit--> PREFILL --last prompt row computed--> DECODE --stop, length or abort--> FREE
  *     \--admit, the same prompt is being prefilled--> FOLLOW --its leader is done--> DECODE
- *   FOLLOW whose leader is cancelled takes over the leader's cache: PREFILL. */
+ *   FOLLOW whose leader is cancelled takes over the leader's cache: PREFILL.
+ *   DECODE and PREFILL start over as PREFILL when the weights change and KV is recomputed; a
+ * request with a prefix prefills it with the prompt. */
 #include "actors/rollout_engine.h"
 
 #include <math.h>
 #include <string.h>
 
+#include "actors/rollout_request.h"
 #include "actors/token_sampler.h"
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
@@ -22,13 +25,15 @@ struct slot {
     enum slot_state state;
     struct rollout_request request; /* prompt_tokens is not used: the prompt is in tokens */
     int32_t leader;                 /* FOLLOW: the slot that prefills the same prompt */
+    bool mixed;                     /* older weights filled part of its KV */
     uint64_t prompt_epoch;          /* weights that filled the whole prompt's KV; 0 = several */
     int32_t count;                  /* tokens so far, prompt included */
     int32_t limit;                  /* tokens at which it is cut off */
     int32_t row;                    /* its last row in this step, -1: does not sample */
-    int32_t *tokens;                /* [max_sequence_tokens], like the next three */
+    int32_t *tokens;                /* [max_sequence_tokens], like the next four */
     float *logprob, *log_mass;
     int64_t *version;
+    uint8_t *kv_mixed;
     struct kv_sequence sequence;
 };
 
@@ -118,6 +123,7 @@ static void allocate_slots(struct rollout_engine *engine)
         slot->logprob = MEMORY_ARRAY(float, tokens);
         slot->log_mass = MEMORY_ARRAY(float, tokens);
         slot->version = MEMORY_ARRAY(int64_t, tokens);
+        slot->kv_mixed = MEMORY_ARRAY(uint8_t, tokens);
         kv_sequence_init(&slot->sequence, engine->options.max_sequence_tokens);
         engine->sequences[i] = &slot->sequence;
     }
@@ -185,9 +191,10 @@ void rollout_engine_destroy(struct rollout_engine *engine)
         memory_free(slot->logprob);
         memory_free(slot->log_mass);
         memory_free(slot->version);
+        memory_free(slot->kv_mixed);
     }
     for (int32_t i = 0; i < engine->queue_count; i++)
-        memory_free((void *)(uintptr_t)engine->queue[i].prompt_tokens);
+        rollout_request_release(&engine->queue[i]);
     for (int32_t i = 0; i < engine->finished_count; i++)
         trajectory_release(&engine->finished[engine->finished_head + i].trajectory);
     transformer_free(engine->transformer);
@@ -215,7 +222,7 @@ struct rollout_engine_memory rollout_engine_memory(const struct model_config *co
 {
     size_t slots = (size_t)options->slots, vocab = (size_t)config->vocab_size;
     size_t tokens = (size_t)options->max_sequence_tokens, rows = (size_t)max_rows_of(options);
-    size_t per_token = sizeof(int32_t) + 2 * sizeof(float) + sizeof(int64_t);
+    size_t per_token = sizeof(int32_t) + 2 * sizeof(float) + sizeof(int64_t) + 1;
     size_t per_slot = tokens * per_token + (size_t)blocks_for((int32_t)tokens) * sizeof(int32_t) +
                       sizeof(struct slot) + QUEUE_PER_SLOT * sizeof(struct rollout_request) +
                       sizeof(struct finished_rollout) + sizeof(struct kv_sequence *);
@@ -237,34 +244,18 @@ int32_t rollout_engine_room(const struct rollout_engine *engine)
 
 int rollout_engine_submit(struct rollout_engine *engine, const struct rollout_request *request)
 {
-    int rc = sampling_validate(&request->sampling);
+    int rc = rollout_request_check(request, engine->options.max_sequence_tokens, engine->vocab);
     if (rc < 0)
-        return error_set(HONE_EINVAL, "%s", error_message());
-    if (request->sampling.max_completion_tokens < 1)
-        return error_set(HONE_EINVAL, "completions of at most %d tokens",
-                         request->sampling.max_completion_tokens);
-    if (request->prompt_token_count < 1 ||
-        request->prompt_token_count >= engine->options.max_sequence_tokens)
-        return error_set(HONE_EINVAL, "a prompt of %d tokens; sequences hold 2 to %d",
-                         request->prompt_token_count, engine->options.max_sequence_tokens);
-    for (int32_t i = 0; i < request->prompt_token_count; i++) {
-        int32_t id = request->prompt_tokens[i];
-        if (id < 0 || id >= engine->vocab)
-            return error_set(HONE_EINVAL, "prompt token %d has id %d; the vocabulary has %lld", i,
-                             id, (long long)engine->vocab);
-    }
+        return rc;
     if (rollout_engine_room(engine) == 0)
         return error_set(HONE_EINVAL, "no room: %d requests are queued", engine->queue_count);
-    struct rollout_request *queued = &engine->queue[engine->queue_count++];
-    *queued = *request;
-    queued->prompt_tokens =
-        memory_dup(request->prompt_tokens, (size_t)request->prompt_token_count * sizeof(int32_t));
+    rollout_request_copy(request, &engine->queue[engine->queue_count++]);
     return 0;
 }
 
 static void queue_remove(struct rollout_engine *engine, int32_t index)
 {
-    memory_free((void *)(uintptr_t)engine->queue[index].prompt_tokens);
+    rollout_request_release(&engine->queue[index]);
     engine->queue_count--;
     memmove(&engine->queue[index], &engine->queue[index + 1],
             (size_t)(engine->queue_count - index) * sizeof *engine->queue);
@@ -308,8 +299,12 @@ static int32_t find_donor(const struct rollout_engine *engine,
             continue;
         if (slot->prompt_epoch != engine->epoch)
             continue;
-        if (slot->state == SLOT_PREFILL)
+        /* Whoever follows takes its first token from the leader's last row: the prompt's. */
+        bool leads = slot->count == slot->request.prompt_token_count && !request->prefix;
+        if (slot->state == SLOT_PREFILL && leads)
             return engine->active[i];
+        if (slot->state == SLOT_PREFILL)
+            continue;
         if (donor < 0)
             donor = engine->active[i];
     }
@@ -320,15 +315,24 @@ static int32_t find_donor(const struct rollout_engine *engine,
 static void slot_prepare(const struct rollout_engine *engine, const struct rollout_request *request,
                          struct slot *slot)
 {
-    int64_t limit = (int64_t)request->prompt_token_count + request->sampling.max_completion_tokens;
+    const struct trajectory *prefix = request->prefix;
     slot->request = *request;
     slot->request.prompt_tokens = NULL;
-    slot->limit = limit < engine->options.max_sequence_tokens ? (int32_t)limit
-                                                              : engine->options.max_sequence_tokens;
+    slot->request.prefix = NULL;
+    slot->limit = rollout_request_limit(request, engine->options.max_sequence_tokens);
     slot->count = request->prompt_token_count;
     slot->row = -1;
+    slot->mixed = false;
     slot->prompt_epoch = engine->epoch;
     memcpy(slot->tokens, request->prompt_tokens, (size_t)slot->count * sizeof(int32_t));
+    for (int32_t i = 0; prefix && i < prefix->token_count; i++) {
+        int32_t at = slot->count++;
+        slot->tokens[at] = prefix->tokens[i];
+        slot->logprob[at] = prefix->behavior_logprob[i];
+        slot->log_mass[at] = prefix->log_mass[i];
+        slot->version[at] = prefix->policy_version[i];
+        slot->kv_mixed[at] = prefix->kv_mixed[i];
+    }
 }
 
 /* Starts the oldest queued request in the free slot `index`; false when the cache must drain first.
@@ -426,6 +430,7 @@ static int32_t plan_samples(struct rollout_engine *engine)
                                           leader->request.prompt_token_count, &slot->sequence);
             HONE_ASSERT(fits); /* A5 */
             slot->row = leader->row;
+            slot->mixed = leader->mixed;
             slot->prompt_epoch = leader->prompt_epoch;
             slot->state = SLOT_DECODE;
         } else if (slot->row < 0) {
@@ -498,6 +503,7 @@ static enum finish_reason accept_token(struct rollout_engine *engine, int32_t i)
     slot->logprob[at] = choice->logprob;
     slot->log_mass[at] = choice->log_mass;
     slot->version[at] = engine->version;
+    slot->kv_mixed[at] = slot->mixed;
     engine->tokens_sampled++;
     if (is_stop(&slot->request.sampling, choice->token))
         return FINISH_STOP;
@@ -526,6 +532,7 @@ static void fill_trajectory(const struct slot *slot, enum finish_reason finish,
         trajectory->log_mass[i] = slot->log_mass[i];
         trajectory->policy_version[i] = slot->version[i];
         trajectory->loss_mask[i] = 1;
+        trajectory->kv_mixed[i] = slot->kv_mixed[i];
     }
     trajectory_add_segment(trajectory, SEGMENT_PROMPT, prompt);
     trajectory_add_segment(trajectory, SEGMENT_POLICY, completion);
@@ -626,6 +633,7 @@ static void promote_follower(struct rollout_engine *engine, int32_t leader)
         slot->sequence = engine->slots[leader].sequence;
         engine->slots[leader].sequence = empty;
         slot->prompt_epoch = engine->slots[leader].prompt_epoch;
+        slot->mixed = engine->slots[leader].mixed;
         slot->state = SLOT_PREFILL;
     }
 }
@@ -681,8 +689,68 @@ int64_t rollout_engine_prefill_rows(const struct rollout_engine *engine)
     return engine->prefill_rows;
 }
 
+/* ---- sequences in flight ---- */
+
+bool rollout_engine_partial(const struct rollout_engine *engine, int32_t i,
+                            struct rollout_partial *partial)
+{
+    if (i >= engine->active_count)
+        return false;
+    const struct slot *slot = &engine->slots[engine->active[i]];
+    *partial = (struct rollout_partial){.user = slot->request.user,
+                                        .sample_index = slot->request.sample_index,
+                                        .completion_tokens =
+                                            slot->count - slot->request.prompt_token_count};
+    return true;
+}
+
+void rollout_engine_piece(const struct rollout_engine *engine, int32_t i, int32_t first,
+                          struct trajectory *piece)
+{
+    HONE_ASSERT(i < engine->active_count);
+    const struct slot *slot = &engine->slots[engine->active[i]];
+    int32_t from = slot->request.prompt_token_count + first;
+    int32_t count = slot->count - from;
+    HONE_ASSERT(first >= 0 && count >= 0);
+    trajectory_init(piece, count);
+    piece->prompt_id = slot->request.prompt_id;
+    piece->group_id = slot->request.group_id;
+    piece->sample_index = slot->request.sample_index;
+    piece->sampling = slot->request.sampling;
+    piece->reward.status = REWARD_ABSTAIN;
+    piece->token_count = count;
+    memcpy(piece->tokens, slot->tokens + from, (size_t)count * sizeof *slot->tokens);
+    memcpy(piece->behavior_logprob, slot->logprob + from, (size_t)count * sizeof *slot->logprob);
+    memcpy(piece->log_mass, slot->log_mass + from, (size_t)count * sizeof *slot->log_mass);
+    memcpy(piece->policy_version, slot->version + from, (size_t)count * sizeof *slot->version);
+    memcpy(piece->kv_mixed, slot->kv_mixed + from, (size_t)count);
+    memset(piece->loss_mask, 1, (size_t)count);
+    trajectory_add_segment(piece, SEGMENT_POLICY, count);
+}
+
+/* Whether every sequence in flight could fill a cache of its own. */
+static bool may_recompute(const struct rollout_engine *engine)
+{
+    int32_t wanted = 0;
+    for (int32_t i = 0; i < engine->active_count; i++)
+        wanted += slot_blocks_max(&engine->slots[engine->active[i]]);
+    return engine->options.recompute_kv && wanted <= kv_cache_total_blocks(engine->cache);
+}
+
 void rollout_engine_set_version(struct rollout_engine *engine, int64_t version)
 {
+    bool recompute = may_recompute(engine);
     engine->version = version;
     engine->epoch++;
+    for (int32_t i = 0; i < engine->active_count; i++) {
+        struct slot *slot = &engine->slots[engine->active[i]];
+        if (slot->state == SLOT_FOLLOW || slot->sequence.length == 0)
+            continue;
+        slot->mixed = !recompute;
+        if (!recompute)
+            continue;
+        kv_sequence_clear(engine->cache, &slot->sequence);
+        slot->state = SLOT_PREFILL;
+        slot->prompt_epoch = engine->epoch;
+    }
 }

@@ -6,12 +6,14 @@
  * softmax(logits / temperature)[token] over the full vocabulary, computed by the same backend
  * operation as the learner's; log_mass is the log of the probability mass that top-k/top-p/min-p
  * kept. A3  Weights change only between two steps; each token carries the version that produced its
- * logits. Sequences in flight keep their KV (kv_on_swap keep). A4  Samples of one group share the
- * prompt's KV blocks (prefill once). A prompt whose KV was filled by older weights is not shared
- * with a request that starts under new ones. A5  A request is admitted only when the KV blocks that
- * it and everything running may still need are free: a short cache makes requests wait and never
- * fails one. Nothing is allocated per step; a finished sequence is copied into a trajectory of its
- * own size. Owned by one thread. Also used by evaluation and `hone generate`. */
+ * logits. Sequences in flight keep their KV (kv_on_swap keep), and the tokens they sample from then
+ * on are marked kv_mixed; or they compute it again under the new weights (recompute), and are not.
+ * A4  Samples of one group share the prompt's KV blocks (prefill once). A prompt whose KV was
+ * filled by older weights is not shared with a request that starts under new ones. A5  A request is
+ * admitted only when the KV blocks that it and everything running may still need are free: a short
+ * cache makes requests wait and never fails one. Nothing is allocated per step; a finished sequence
+ * is copied into a trajectory of its own size. Owned by one thread. Also used by evaluation and
+ * `hone generate`. */
 #ifndef HONE_ACTORS_ROLLOUT_ENGINE_H
 #define HONE_ACTORS_ROLLOUT_ENGINE_H
 
@@ -22,6 +24,7 @@ struct rollout_engine_options {
     int32_t slots;                /* sequences decoded at once */
     int32_t prefill_chunk_tokens; /* most prompt rows per step */
     int32_t max_sequence_tokens;  /* prompt + completion; <= max_positions */
+    bool recompute_kv;            /* after a weight change, where the cache has room for it */
     int32_t kv_blocks;            /* 0: enough for every slot at full length */
     uint32_t rng_purpose;         /* RNG_SAMPLE or RNG_EVAL */
     int32_t allowed_vocab; /* ids at or past it are never sampled; 0 = the model's vocabulary */
@@ -32,9 +35,11 @@ struct rollout_request {
     uint64_t user; /* given back with the result */
     uint64_t prompt_id, group_id;
     int32_t sample_index;
-    const int32_t *prompt_tokens; /* copied */
-    int32_t prompt_token_count;   /* >= 1 */
-    struct sampling sampling;     /* temperature 0 = greedy; logprobs then at temperature 1 */
+    const int32_t *prompt_tokens;    /* copied */
+    int32_t prompt_token_count;      /* >= 1 */
+    const struct trajectory *prefix; /* sampled before, here or elsewhere, and continued: a piece of
+                                        a completion, copied; NULL: none */
+    struct sampling sampling;        /* temperature 0 = greedy; logprobs then at temperature 1 */
 };
 
 struct rollout_engine;
@@ -64,6 +69,19 @@ int32_t rollout_engine_step(struct rollout_engine *engine);
  * not numbers. */
 int rollout_engine_finished(struct rollout_engine *engine, struct trajectory *trajectory,
                             uint64_t *user);
+/* A sequence in flight. */
+struct rollout_partial {
+    uint64_t user;
+    int32_t sample_index;
+    int32_t completion_tokens; /* sampled so far, the prefix it was continued from included */
+};
+/* The i-th sequence in flight, 0 <= i; false: there are not so many. */
+bool rollout_engine_partial(const struct rollout_engine *engine, int32_t i,
+                            struct rollout_partial *partial);
+/* Its completion tokens from the `first`-th on, as a piece of a trajectory (ids of the group and
+ * the sample filled); released by the caller. */
+void rollout_engine_piece(const struct rollout_engine *engine, int32_t i, int32_t first,
+                          struct trajectory *piece);
 /* Drops every request whose user value matches (lease revoked), finished ones too; returns how
  * many. */
 int32_t rollout_engine_cancel(struct rollout_engine *engine, uint64_t user);

@@ -1,4 +1,5 @@
 #include <inttypes.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,10 +16,13 @@
 #include "infra/store/run_log.h"
 #include "infra/text/tokenizer.h"
 #include "infra/wire/codec.h"
+#include "infra/wire/envelope.h"
 #include "learner/policy.h"
 
 /* What the visits of one `hone inspect` share. */
 struct inspection {
+    struct run_log *log;
+    const char *status;          /* filter; NULL: any */
     struct tokenizer *tokenizer; /* NULL: ids are shown */
     int64_t limit, shown;
     int64_t prompt, version; /* filters; -1: any */
@@ -26,6 +30,53 @@ struct inspection {
     double reward_min, reward_max;
     bool tokens;
 };
+
+/* What became of a group. */
+struct fate {
+    enum group_state state;
+    int64_t batch;
+    const char *reason; /* when dropped; else "" */
+};
+
+static const char *const state_words[] = {
+    [GROUP_LEASED] = "leased",   [GROUP_SCORED] = "scored",   [GROUP_BATCHED] = "batched",
+    [GROUP_TRAINED] = "trained", [GROUP_DROPPED] = "dropped",
+};
+
+static int read_fate(struct run_log *log, uint64_t group_id, struct fate *fate)
+{
+    Hone__GroupRecord *group;
+    *fate = (struct fate){.reason = ""};
+    int rc = hub_read_group(log, group_id, &group);
+    if (rc <= 0)
+        return rc;
+    if ((int)group->state >= GROUP_LEASED && (int)group->state <= GROUP_DROPPED)
+        fate->state = (enum group_state)group->state;
+    fate->batch = group->has_batch ? group->batch : 0;
+    int reason = group->reason != NULL ? drop_reason_find(group->reason) : -1;
+    if (reason >= 0)
+        fate->reason = drop_reason_name((enum drop_reason)reason);
+    wire_free(&group->base);
+    return 0;
+}
+
+/* The words of --status: of the reward, of the group, why the group was dropped. */
+static bool is_status_word(const char *word)
+{
+    bool known = strcmp(word, "unscored") == 0 || drop_reason_find(word) >= 0;
+    for (int i = REWARD_OK; i <= REWARD_ERROR; i++)
+        known = known || strcmp(word, reward_status_name((enum reward_status)i)) == 0;
+    for (int i = GROUP_LEASED; i <= GROUP_DROPPED; i++)
+        known = known || strcmp(word, state_words[i]) == 0;
+    return known;
+}
+
+static bool has_status(const char *word, const struct trajectory *t, const struct fate *fate)
+{
+    const char *reward = t->scored_ms == 0 ? "unscored" : reward_status_name(t->reward.status);
+    return strcmp(word, reward) == 0 || strcmp(word, state_words[fate->state]) == 0 ||
+           strcmp(word, fate->reason) == 0;
+}
 
 static void print_tokens(const struct inspection *inspection, const struct trajectory *t)
 {
@@ -51,7 +102,16 @@ static void print_text(const struct inspection *inspection, const char *label, c
     text_release(&text);
 }
 
-static void print_trajectory(const struct inspection *inspection, const struct trajectory *t)
+static int32_t mixed_tokens(const struct trajectory *t)
+{
+    int32_t count = 0;
+    for (int32_t i = 0; t->kv_mixed != NULL && i < t->token_count; ++i)
+        count += t->kv_mixed[i];
+    return count;
+}
+
+static void print_trajectory(const struct inspection *inspection, const struct trajectory *t,
+                             const struct fate *fate)
 {
     printf("trajectory %016" PRIx64 " group %" PRIu64 " sample %d prompt %" PRIu64
            " versions %" PRId64 "..%" PRId64 " tokens %d+%d finish %s reward ",
@@ -69,8 +129,19 @@ static void print_trajectory(const struct inspection *inspection, const struct t
         printf("  part %s: %s %g x %g\n", part->name, reward_status_name(part->status),
                (double)part->value, (double)part->weight);
     }
-    printf("  sampled in %" PRId64 " ms, scored after %" PRId64 " ms\n",
-           t->finished_ms - t->started_ms, t->scored_ms > 0 ? t->scored_ms - t->finished_ms : 0);
+    printf("  its group is %s", state_words[fate->state]);
+    if (fate->reason[0] != '\0')
+        printf(" (%s)", fate->reason);
+    if (fate->batch > 0)
+        printf("%s batch %" PRId64, fate->state == GROUP_DROPPED ? ", meant for" : " in",
+               fate->batch);
+    printf("\n  waited %" PRId64 " ms, sampled in %" PRId64 " ms, scored after %" PRId64 " ms",
+           t->started_ms - t->leased_ms, t->finished_ms - t->started_ms,
+           t->scored_ms > 0 ? t->scored_ms - t->finished_ms : 0);
+    int32_t mixed = mixed_tokens(t);
+    if (mixed > 0)
+        printf("; %d tokens sampled with keys and values of older weights", mixed);
+    printf("\n");
     print_text(inspection, "prompt", t->tokens, t->prompt_tokens);
     print_text(inspection, "completion", t->tokens + t->prompt_tokens,
                t->token_count - t->prompt_tokens);
@@ -106,12 +177,16 @@ static int visit_trajectory(void *context, const void *key, size_t key_bytes, co
     hone__trajectory__free_unpacked(message, NULL);
     if (rc < 0)
         return rc;
-    if (matches(inspection, &trajectory)) {
-        print_trajectory(inspection, &trajectory);
+    struct fate fate = {.reason = ""};
+    bool shown = matches(inspection, &trajectory);
+    if (shown && (rc = read_fate(inspection->log, trajectory.group_id, &fate)) == 0)
+        shown = inspection->status == NULL || has_status(inspection->status, &trajectory, &fate);
+    if (shown && rc == 0) {
+        print_trajectory(inspection, &trajectory, &fate);
         inspection->shown++;
     }
     trajectory_release(&trajectory);
-    return inspection->shown >= inspection->limit;
+    return rc < 0 ? rc : inspection->shown >= inspection->limit;
 }
 
 /* Opens RUN's recipe, and its RL log when there is one. */
@@ -146,12 +221,67 @@ static int read_filters(const struct command_line *line, struct inspection *insp
     const char *id = command_value(line, "id");
     inspection->id = id != NULL ? strtoull(id, NULL, 16) : 0;
     inspection->tokens = command_flag(line, "tokens");
+    inspection->status = command_value(line, "status");
+    if (inspection->status != NULL && !is_status_word(inspection->status))
+        return error_set(HONE_EINVAL,
+                         "--status %s: expected unscored, ok, abstain, timeout or error (the "
+                         "reward); leased, scored, batched, trained or dropped (its group); or why "
+                         "the group was dropped: reward_failed, zero_advantage, stale, abandoned",
+                         inspection->status);
     if ((rc = command_int(line, "limit", 1, INT64_MAX, &inspection->limit)) < 0 ||
         (rc = command_int(line, "prompt", -1, INT64_MAX, &inspection->prompt)) < 0 ||
         (rc = command_int(line, "version", -1, INT64_MAX, &inspection->version)) < 0 ||
         (rc = command_float(line, "reward-min", -1e30, 1e30, &inspection->reward_min)) < 0 ||
         (rc = command_float(line, "reward-max", -1e30, 1e30, &inspection->reward_max)) < 0)
         return rc;
+    return 0;
+}
+
+/* Who waits for whom: the hub's own account. */
+static int print_waiting(const struct run_directory *run)
+{
+    struct text text;
+    size_t i;
+    json_t *link, *worker, *value;
+    const char *name;
+    text_init(&text);
+    json_t *file = waiting_read(run, &text);
+    text_release(&text);
+    if (file == NULL)
+        return error_set(HONE_ENOENT, "%s: the RL stage has not said who waits for whom",
+                         run->path);
+    double age_s = (double)(clock_unix_ms(clock_system()) -
+                            json_integer_value(json_object_get(file, "time_ms"))) /
+                   1000.0;
+    printf("%s %.1f s ago; nothing has moved for %.1f s\n",
+           json_is_true(json_object_get(file, "stalled")) ? "STALLED" : "as of", age_s,
+           (double)json_integer_value(json_object_get(file, "quiet_ms")) / 1000.0);
+    json_array_foreach(json_object_get(file, "chain"), i, link)
+    {
+        printf("  %s %s for %.1f s\n", json_string_value(json_object_get(link, "who")),
+               json_string_value(json_object_get(link, "what")),
+               (double)json_integer_value(json_object_get(link, "ms")) / 1000.0);
+    }
+    json_array_foreach(json_object_get(file, "workers"), i, worker)
+    {
+        const char *waits = json_string_value(json_object_get(worker, "waiting_for"));
+        const char *doing = json_string_value(json_object_get(worker, "doing"));
+        printf("worker %-12s heard %.1f s ago, credit %lld, %s%s\n",
+               json_string_value(json_object_get(worker, "name")),
+               (double)json_integer_value(json_object_get(worker, "heard_ms_ago")) / 1000.0,
+               json_integer_value(json_object_get(worker, "credit")),
+               doing && doing[0]   ? doing
+               : waits && waits[0] ? "waits for "
+                                   : "busy",
+               doing && doing[0] ? ""
+               : waits           ? waits
+                                 : "");
+    }
+    json_object_foreach(json_object_get(file, "queues"), name, value)
+    {
+        printf("queue  %-20s %lld\n", name, json_integer_value(value));
+    }
+    json_decref(file);
     return 0;
 }
 
@@ -169,8 +299,13 @@ int command_inspect(const struct command_line *line)
         rc = pipeline_summary(&recipe, &run);
         goto out;
     }
+    if (command_flag(line, "waiting")) {
+        rc = print_waiting(&run);
+        goto out;
+    }
     if ((rc = open_log(&run, &log)) < 0)
         goto out;
+    inspection.log = log;
     if (stage_input_model(&recipe, &run, "rl", model, sizeof model) == 0 &&
         tokenizer_load(&inspection.tokenizer, model) < 0)
         fprintf(stderr, "hone: %s: text is not shown\n", error_message());

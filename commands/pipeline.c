@@ -1,5 +1,6 @@
 #include "commands/pipeline.h"
 
+#include <jansson.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -13,9 +14,11 @@
 #include "infra/base/error.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
+#include "infra/launch/stack_dump.h"
 #include "infra/launch/supervisor.h"
 #include "infra/telemetry/table.h"
 
+enum { LOOK_MS = 1000, STATUS_MS = 2000 };
 enum { TICK_MS = 20, STOP_GRACE_MS = 3000, RESTARTS_MAX = 5, RESTART_WINDOW_MS = 60000 };
 
 static volatile sig_atomic_t interrupted;
@@ -30,6 +33,9 @@ struct pipeline {
     const struct recipe *recipe;
     const char *binary;
     struct run_directory run;
+    struct text waiting; /* who waits for whom, as the hub wrote it last; empty: not in RL */
+    int64_t looked_ms, status_ms; /* monotonic */
+    bool stall_told;              /* of the stall that lasts */
 };
 
 /* ---- status.json ---- */
@@ -48,7 +54,10 @@ static int write_status(struct pipeline *p, const char *running, const char *sta
                                                                         : "pending";
         text_printf(&json, "%s\n    \"%s\": \"%s\"", i == 0 ? "" : ",", stage, word);
     }
-    text_append(&json, "\n  }\n}\n");
+    text_append(&json, "\n  }");
+    if (p->waiting.length > 0)
+        text_printf(&json, ",\n  \"waiting\": %s", p->waiting.data);
+    text_append(&json, "\n}\n");
     int rc = file_write_atomic(path_join(path, sizeof path, p->run.path, "status.json"), json.data,
                                json.length);
     text_release(&json);
@@ -123,8 +132,65 @@ static void say_processes(const struct pipeline *p, const struct supervisor *sup
     }
 }
 
+/* ---- stalls ---- */
+
+/* Tells what the kernel says of the worker at the root of a stall, and asks it for its stack. */
+static void examine(const struct pipeline *p, const struct supervisor *supervisor, const char *root)
+{
+    char state[96], relative[128], path[HONE_PATH_MAX];
+    int index = supervisor_find(supervisor, root);
+    if (index < 0) {
+        log_warn("stall: %s is at the root of it; no such process runs here", root);
+        return;
+    }
+    stack_dump_state(supervisor_pid(supervisor, index), state, sizeof state);
+    snprintf(relative, sizeof relative, "logs/%s.log", root);
+    log_warn("stall: %s (pid %d) is at the root of it; the process %s; its stack goes to %s", root,
+             (int)supervisor_pid(supervisor, index), state,
+             run_directory_file(&p->run, path, sizeof path, relative));
+    supervisor_ask_stack(supervisor, index);
+}
+
+/* Once a second: the hub's file. It names the root of a stall; a file that is not renewed makes the
+ * hub itself the root. */
+static void watch_stalls(struct pipeline *p, const struct supervisor *supervisor, const char *stage)
+{
+    int64_t now = clock_now_ms(clock_system());
+    int64_t stall_ms = (int64_t)(p->recipe->log.stall_s * 1000.0);
+    char path[HONE_PATH_MAX];
+    json_t *file;
+    if (now - p->looked_ms < LOOK_MS)
+        return;
+    p->looked_ms = now;
+    file = waiting_read(&p->run, &p->waiting);
+    if (file == NULL)
+        return;
+    int64_t age_ms =
+        clock_unix_ms(clock_system()) - json_integer_value(json_object_get(file, "time_ms"));
+    bool hub_stands = stall_ms > 0 && age_ms >= stall_ms;
+    bool stalled = hub_stands || json_is_true(json_object_get(file, "stalled"));
+    const char *root = json_string_value(json_object_get(file, "root"));
+    if (stalled && !p->stall_told) {
+        if (hub_stands)
+            log_warn("stall: the hub has not said anything for %lld s", (long long)age_ms / 1000);
+        else
+            log_warn("stall: who waits for whom is in %s and `hone inspect %s --waiting`",
+                     run_directory_file(&p->run, path, sizeof path, "logs/curriculum.log"),
+                     p->run.path);
+        examine(p, supervisor, hub_stands ? "curriculum" : root != NULL ? root : "?");
+    }
+    p->stall_told = stalled;
+    json_decref(file);
+    if (now - p->status_ms >= STATUS_MS) {
+        p->status_ms = now;
+        if (write_status(p, stage, stalled ? "stalled" : "running") < 0)
+            log_warn("%s", error_message());
+    }
+}
+
 /* Ticks until the essential workers are done; `follow` shows progress. */
-static int watch(struct pipeline *p, struct supervisor *supervisor, struct follow *follow)
+static int watch(struct pipeline *p, struct supervisor *supervisor, struct follow *follow,
+                 const char *stage)
 {
     bool said = false;
     for (;;) {
@@ -140,6 +206,8 @@ static int watch(struct pipeline *p, struct supervisor *supervisor, struct follo
             say_processes(p, supervisor);
             said = true;
         }
+        if (strcmp(stage, "rl") == 0)
+            watch_stalls(p, supervisor, stage);
         follow_tick(follow);
         clock_sleep_ms(TICK_MS);
     }
@@ -176,8 +244,9 @@ static int run_stage(struct pipeline *p, const char *stage)
     snprintf(relative, sizeof relative, "metrics/%s.jsonl", stage);
     follow = follow_create(stage, run_directory_file(&p->run, path, sizeof path, relative),
                            stage_total(p->recipe, stage));
-    rc = watch(p, supervisor, follow);
+    rc = watch(p, supervisor, follow, stage);
 out:
+    text_clear(&p->waiting);
     follow_destroy(follow);
     if (supervisor != NULL)
         supervisor_stop(supervisor, STOP_GRACE_MS);
@@ -203,7 +272,7 @@ static int run_eval(struct pipeline *p, const char *label, const char *model_dir
         rc = add_worker(p, supervisor, name, arguments, true);
     if (rc == 0) {
         follow = follow_create(name, NULL, 0);
-        rc = watch(p, supervisor, follow);
+        rc = watch(p, supervisor, follow, name);
     }
     follow_destroy(follow);
     if (supervisor != NULL)
@@ -314,6 +383,7 @@ int pipeline_run(const struct recipe *recipe, const char *binary)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     text_init(&resolved);
+    text_init(&p.waiting);
     recipe_print(recipe, &resolved);
     recipe_hash(recipe, hash);
     int rc = run_directory_open(&p.run, recipe->output_dir, resolved.data, hash);
@@ -330,6 +400,7 @@ int pipeline_run(const struct recipe *recipe, const char *binary)
         error_set(rc, "%s", message); /* why the run failed, not what writing its status met */
         memory_free(message);
     }
+    text_release(&p.waiting);
     run_directory_close(&p.run);
     return rc;
 }

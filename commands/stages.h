@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+#include <jansson.h>
+
 #include "infra/config/recipe.h"
 #include "infra/launch/run_directory.h"
 
@@ -17,5 +19,9 @@ int stage_input_model(const struct recipe *recipe, const struct run_directory *r
                       const char *stage, char *buffer, size_t capacity);
 /* Whether the stage's output exists and verifies. */
 bool stage_is_done(const struct run_directory *run, const char *stage);
+
+/* The hub's account of who waits for whom (curriculum/wait_chain.h): its text and, parsed, a JSON
+ * object of the caller's; NULL when there is none. */
+json_t *waiting_read(const struct run_directory *run, struct text *text);
 
 #endif

@@ -19,11 +19,10 @@
 #include "infra/base/log.h"
 #include "infra/base/rng.h"
 #include "infra/config/problem.h"
+#include "infra/launch/stack_dump.h"
 #include "infra/telemetry/metrics.h"
 #include "infra/wire/endpoint.h"
 #include "reward/scorer_stage.h"
-
-enum { STALL_MS = 30000 };
 
 /* ---- the wire ---- */
 
@@ -121,6 +120,7 @@ static void worker_begin(struct worker *worker, enum worker_role role, int index
     worker->context = wire_context_create();
     snprintf(worker->name, sizeof worker->name, "%s", name);
     log_set_role(worker->name);
+    stack_dump_install();
 }
 
 static int worker_pin(struct worker *worker)
@@ -265,7 +265,7 @@ static int curriculum_loop(struct worker *worker, const struct rl_inputs *inputs
     struct model_config config;
     struct run_log *log = NULL;
     struct curriculum_stage *stage = NULL;
-    char path[HONE_PATH_MAX];
+    char path[HONE_PATH_MAX], waiting[HONE_PATH_MAX];
     int rc = model_config_read(&config, inputs->model_directory);
     struct curriculum_options options = {
         .hub_endpoint = worker->hub_endpoint,
@@ -281,11 +281,14 @@ static int curriculum_loop(struct worker *worker, const struct rl_inputs *inputs
         .drop_zero_advantage = rl->drop_zero_advantage,
         .refill_max = 4.0f,
         .lease_timeout_ms = (int64_t)(rl->lease_timeout_s * 1000.0),
+        .lease_retries = (int32_t)rl->lease_retries,
         .score_retries = (int32_t)worker->recipe.reward.max_retries,
         .max_error_rate = worker->recipe.reward.max_error_rate,
         .trim = worker->recipe.log.keep != RECIPE_KEEP_ALL,
         .keep_batches = worker->recipe.log.keep_batches,
-        .stall_ms = STALL_MS,
+        .stall_ms = (int64_t)(worker->recipe.log.stall_s * 1000.0),
+        .waiting_path =
+            run_directory_file(&worker->run, waiting, sizeof waiting, "rl/waiting.json"),
     };
     if (rc == 0)
         rc = sampling_from(&options.sampling, &rl->sampling, &config, inputs->tokenizer,
@@ -347,7 +350,9 @@ int worker_run_actor(const struct worker_start *start)
                    .prefill_chunk_tokens = (int32_t)rl->actor.prefill_chunk_tokens,
                    .max_sequence_tokens =
                        (int32_t)(longest < config.max_positions ? longest : config.max_positions),
+                   .recompute_kv = rl->actor.kv_on_swap == RECIPE_KV_RECOMPUTE,
                    .rng_purpose = RNG_SAMPLE},
+        .progress_tokens = (int32_t)rl->actor.progress_tokens,
     };
     weight_options_from(&options.weights, &worker.recipe);
     /* One that joined from elsewhere has keys to dial, not to listen: it is no relay. */

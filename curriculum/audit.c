@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "curriculum/group_table.h"
+#include "curriculum/partial.h"
 #include "infra/base/error.h"
 #include "infra/base/memory.h"
 #include "infra/wire/codec.h"
@@ -17,6 +18,8 @@ struct audit_group {
     int64_t left_batch; /* TRAINED, DROPPED: the batch it left with; else 0 */
     int32_t size, seen, scored;
     uint64_t *trajectory_ids; /* [size] */
+    bool *arrived;            /* [size] the group has a trajectory of it */
+    bool abandoned;           /* DROPPED before all samples were there */
     bool listed;              /* by its batch */
 };
 
@@ -27,6 +30,9 @@ struct audit {
     int64_t batches;
     int64_t states[GROUP_DROPPED + 1], drops[DROP_REASON_COUNT];
     int64_t trajectories, leases, staleness_max;
+    int64_t partials, partial_tokens;
+    uint64_t piece_group; /* the piece visited last */
+    int32_t piece_sample, piece_end;
 };
 
 static int wrong(const char *what, uint64_t id, const char *why)
@@ -81,13 +87,17 @@ static int check_group(struct audit *audit, const Hone__GroupRecord *record)
     group->batch = in_batch ? record->batch : 0;
     group->left_batch =
         (state == GROUP_TRAINED || state == GROUP_DROPPED) && record->has_batch ? record->batch : 0;
+    group->abandoned = reason == DROP_ABANDONED;
     group->size = record->size;
     group->trajectory_ids = memory_dup(record->trajectory_ids, (size_t)record->size * 8);
     audit->states[state]++;
     if (reason >= 0)
         audit->drops[reason]++;
+    group->arrived = MEMORY_ARRAY(bool, record->size);
     for (int32_t i = 0; i < record->size; i++)
-        if (state != GROUP_LEASED && record->trajectory_ids[i] == 0)
+        group->arrived[i] = record->trajectory_ids[i] != 0;
+    for (int32_t i = 0; i < record->size; i++)
+        if (state != GROUP_LEASED && reason != DROP_ABANDONED && record->trajectory_ids[i] == 0)
             return wrong("group", id, "it is complete and lacks a trajectory");
     return 0;
 }
@@ -186,6 +196,42 @@ static int visit_trajectory(void *context, const void *key, size_t key_bytes, co
     return rc;
 }
 
+/* Pieces of a rollout in progress: of a sample that has not arrived, without a hole between them.
+ */
+static int visit_partial(void *context, const void *key_bytes, size_t key_count, const void *value,
+                         size_t value_bytes)
+{
+    struct audit *audit = context;
+    struct partial_key key;
+    struct trajectory piece;
+    ProtobufCMessage *base;
+    if (!partial_key_read(&key, key_bytes, key_count) || key.group_id < 1 ||
+        key.group_id > audit->group_count)
+        return error_set(HONE_ECORRUPT, "G1: a piece of a rollout is of no group");
+    const struct audit_group *group = &audit->groups[key.group_id - 1];
+    if (group->state != GROUP_LEASED || key.sample_index >= group->size ||
+        group->arrived[key.sample_index])
+        return wrong("group", key.group_id, "a piece is left of a rollout that is over");
+    int rc = unpack(&base, &hone__trajectory__descriptor, "piece of group", key.group_id, value,
+                    value_bytes);
+    if (rc < 0)
+        return rc;
+    rc = wire_trajectory_read((const Hone__Trajectory *)(void *)base, &piece);
+    wire_free(base);
+    if (rc < 0)
+        return wrong("group", key.group_id, "a piece breaks the rules of a trajectory");
+    bool starts = key.group_id != audit->piece_group || key.sample_index != audit->piece_sample;
+    if (key.offset != (starts ? 0 : audit->piece_end))
+        rc = wrong("group", key.group_id, "a piece of a rollout is missing");
+    audit->partials += starts;
+    audit->partial_tokens += piece.token_count;
+    audit->piece_group = key.group_id;
+    audit->piece_sample = key.sample_index;
+    audit->piece_end = key.offset + piece.token_count;
+    trajectory_release(&piece);
+    return rc;
+}
+
 static int visit_lease(void *context, const void *key, size_t key_bytes, const void *value,
                        size_t value_bytes)
 {
@@ -220,7 +266,7 @@ static int check_members(const struct audit *audit, uint64_t id)
     for (int32_t k = 0; k < group->size; k++)
         if (group->trajectory_ids[k] != 0)
             return wrong("group", id, "G4: a trajectory of it is not in the log");
-    if (group->state != GROUP_LEASED && group->scored != group->size)
+    if (group->state != GROUP_LEASED && !group->abandoned && group->scored != group->size)
         return wrong("group", id, "G8: a trajectory of it has no reward");
     return 0;
 }
@@ -236,6 +282,16 @@ static int check_totals(const struct audit *audit)
         return error_set(HONE_ECORRUPT,
                          "G1: %" PRIu64 " groups were dispatched, the log has %" PRIu64,
                          audit->state->next_order, audit->group_count);
+    int64_t left = audit->states[GROUP_TRAINED], dropped = 0;
+    for (int i = 0; i < DROP_REASON_COUNT; i++)
+        dropped += audit->drops[i];
+    int64_t in_flight =
+        audit->states[GROUP_LEASED] + audit->states[GROUP_SCORED] + audit->states[GROUP_BATCHED];
+    if (audit->state->next_order != (uint64_t)(left + dropped + in_flight))
+        return error_set(HONE_ECORRUPT,
+                         "G1: %" PRIu64 " groups were leased, %" PRId64 " trained + %" PRId64
+                         " dropped + %" PRId64 " in flight do not make that",
+                         audit->state->next_order, left, dropped, in_flight);
     if (audit->batches + 1 != audit->state->next_batch)
         return error_set(HONE_ECORRUPT, "G4: batch %" PRId64 " is next, the log has %" PRId64,
                          audit->state->next_batch, audit->batches);
@@ -255,6 +311,13 @@ static void describe(const struct audit *audit, struct text *report)
                 audit->group_count, audit->states[GROUP_TRAINED], audit->states[GROUP_BATCHED],
                 audit->states[GROUP_SCORED], audit->states[GROUP_LEASED],
                 audit->states[GROUP_DROPPED]);
+    int64_t in_flight =
+        audit->states[GROUP_LEASED] + audit->states[GROUP_SCORED] + audit->states[GROUP_BATCHED];
+    text_printf(report,
+                "ledger       %" PRIu64 " leased = %" PRId64 " trained + %" PRId64
+                " dropped + %" PRId64 " in flight: balanced\n",
+                audit->state != NULL ? audit->state->next_order : 0, audit->states[GROUP_TRAINED],
+                audit->states[GROUP_DROPPED], in_flight);
     text_append(report, "dropped     ");
     for (int i = 0; i < DROP_REASON_COUNT; i++)
         text_printf(report, " %s %" PRId64, drop_reason_name((enum drop_reason)i), audit->drops[i]);
@@ -268,6 +331,10 @@ static void describe(const struct audit *audit, struct text *report)
         text_printf(report,
                     "trimmed      the trajectories of batches 1 to %" PRId64 " (log.keep)\n",
                     audit->state->trimmed_batch);
+    if (audit->partials > 0)
+        text_printf(report,
+                    "in progress  %" PRId64 " rollouts, of which the log has %" PRId64 " tokens\n",
+                    audit->partials, audit->partial_tokens);
     text_printf(report, "leases       %" PRId64 " out\n", audit->leases);
 }
 
@@ -282,13 +349,17 @@ int curriculum_audit(struct run_log *log, struct text *report)
     if (rc == 0)
         rc = run_log_scan(log, LOG_TRAJECTORIES, visit_trajectory, &audit);
     if (rc == 0)
+        rc = run_log_scan(log, LOG_PARTIALS, visit_partial, &audit);
+    if (rc == 0)
         rc = run_log_scan(log, LOG_LEASES, visit_lease, &audit);
     if (rc == 0)
         rc = check_totals(&audit);
     if (rc == 0)
         describe(&audit, report);
-    for (uint64_t i = 0; i < audit.group_count; i++)
+    for (uint64_t i = 0; i < audit.group_count; i++) {
         memory_free(audit.groups[i].trajectory_ids);
+        memory_free(audit.groups[i].arrived);
+    }
     memory_free(audit.groups);
     if (audit.state != NULL)
         wire_free(&audit.state->base);

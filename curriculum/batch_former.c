@@ -8,7 +8,7 @@
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 
-static void drop(struct curriculum_stage *hub, struct group *group, enum drop_reason reason)
+void batch_former_drop(struct curriculum_stage *hub, struct group *group, enum drop_reason reason)
 {
     group->reason = reason;
     group->batch = hub_next_batch(hub);
@@ -31,9 +31,9 @@ static bool refill_left(const struct curriculum_stage *hub)
 static bool decide(struct curriculum_stage *hub, struct group *group)
 {
     if (group_ok_count(group) < 2)
-        return drop(hub, group, DROP_REWARD_FAILED), false;
+        return batch_former_drop(hub, group, DROP_REWARD_FAILED), false;
     if (hub->options.drop_zero_advantage && group_zero_advantage(group) && refill_left(hub))
-        return drop(hub, group, DROP_ZERO_ADVANTAGE), false;
+        return batch_former_drop(hub, group, DROP_ZERO_ADVANTAGE), false;
     group->decided = true;
     return true;
 }
@@ -63,7 +63,7 @@ static int32_t count_fit(struct curriculum_stage *hub)
         struct group *group = hub->groups.items[i];
         if (group->state == GROUP_SCORED && group->decided) {
             if (group_oldest_version(group) < oldest_allowed && !PLANTED(PLANTED_STALE_BATCH)) {
-                drop(hub, group, DROP_STALE);
+                batch_former_drop(hub, group, DROP_STALE);
                 continue;
             }
             fit++;

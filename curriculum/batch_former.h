@@ -17,6 +17,8 @@
 
 /* F1, F2: moves complete groups to SCORED, drops or keeps them. */
 void batch_former_decide(struct curriculum_stage *hub);
+/* Counts, logs and removes a group that leaves without being trained. */
+void batch_former_drop(struct curriculum_stage *hub, struct group *group, enum drop_reason reason);
 /* Forms the next batch when its groups are there; true: one was formed (there may be another). */
 bool batch_former_form(struct curriculum_stage *hub);
 

@@ -8,15 +8,18 @@
 #include "curriculum/hub.h"
 #include "curriculum/hub_report.h"
 #include "curriculum/hub_store.h"
+#include "curriculum/partial.h"
 #include "curriculum/scoring.h"
 #include "curriculum/training.h"
+#include "curriculum/wait_chain.h"
 #include "infra/base/error.h"
 #include "infra/base/fault.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 
 #define MESSAGES_PER_TICK 256
-#define SILENT_MS         10000 /* a worker not heard for this long is gone */
+#define SILENT_MS         10000   /* a worker not heard for this long is gone */
+#define ABSENT_MAX_MS     3600000 /* the longest silence that a worker may announce */
 #define IDLE_WAIT_MS      100
 #define STOP_LINGER_MS    300 /* Stop is on its way */
 #define COMMIT_RETRY_MS   500
@@ -188,6 +191,12 @@ static void on_heartbeat(struct curriculum_stage *hub, struct peer *peer,
     snprintf(peer->waiting_for, sizeof peer->waiting_for, "%s",
              beat->waiting_for != NULL ? beat->waiting_for : "");
     peer->waiting_since_ms = beat->has_waiting_since_ms ? beat->waiting_since_ms : 0;
+    int64_t absent_ms = beat->has_absent_ms ? beat->absent_ms : 0;
+    if (absent_ms > ABSENT_MAX_MS)
+        absent_ms = ABSENT_MAX_MS;
+    peer->absent_until_ms = absent_ms > 0 ? peer->heard_ms + absent_ms : 0;
+    snprintf(peer->doing, sizeof peer->doing, "%s",
+             absent_ms > 0 && beat->doing != NULL ? beat->doing : "");
     envelope.kind = HONE__KIND__KIND_HEARTBEAT;
     envelope.heartbeat = &answer;
     (void)wire_server_send(hub->server, &peer->wire, &envelope, NULL, 0);
@@ -208,6 +217,7 @@ static bool role_may_send(Hone__Role role, Hone__Kind kind)
     case HONE__KIND__KIND_LEASE_CREDIT:
     case HONE__KIND__KIND_LEASE_RETURN:
     case HONE__KIND__KIND_TRAJECTORY:
+    case HONE__KIND__KIND_PROGRESS:
         return role == HONE__ROLE__ROLE_ACTOR;
     case HONE__KIND__KIND_SCORE_CREDIT:
     case HONE__KIND__KIND_SCORE_RESULT:
@@ -243,6 +253,10 @@ static int on_message(struct curriculum_stage *hub, struct peer *peer,
         return dispatch_on_return(hub, peer, envelope->lease_return);
     case HONE__KIND__KIND_TRAJECTORY:
         if (!dispatch_on_trajectory(hub, peer, envelope->trajectory))
+            drop_peer(hub, peer, error_message());
+        break;
+    case HONE__KIND__KIND_PROGRESS:
+        if (!partial_on_progress(hub, peer, envelope->progress))
             drop_peer(hub, peer, error_message());
         break;
     case HONE__KIND__KIND_SCORE_CREDIT:
@@ -294,7 +308,7 @@ static void lose_silent_peers(struct curriculum_stage *hub)
     int64_t now = clock_now_ms(hub->clock);
     for (int32_t i = hub->peers.count - 1; i >= 0; i--) {
         struct peer *peer = &hub->peers.items[i];
-        if (now - peer->heard_ms <= SILENT_MS)
+        if (now - peer->heard_ms <= SILENT_MS || now < peer->absent_until_ms)
             continue;
         log_warn("%s has been silent for %lld s: it counts as gone", peer->wire.identity,
                  (long long)((now - peer->heard_ms) / 1000));
@@ -365,7 +379,8 @@ static int work(struct curriculum_stage *hub, bool *busy)
         return rc;
     if (!*busy) /* else their messages may be among those not read yet */
         lose_silent_peers(hub);
-    dispatch_expire(hub, SILENT_MS);
+    if ((rc = dispatch_expire(hub, SILENT_MS)) < 0)
+        return rc;
     scoring_expire(hub);
     if ((rc = check_rewards(hub)) < 0)
         return rc;
@@ -393,12 +408,12 @@ static int tick(struct curriculum_stage *hub, bool *busy)
     outbox_flush(&hub->outbox, hub->server);
     if (hub->stop_ms != 0)
         return 0;
-    dispatch_send(hub);
-    if ((rc = scoring_send(hub)) < 0)
+    if ((rc = dispatch_send(hub)) < 0 || (rc = scoring_send(hub)) < 0)
         return rc;
     if ((rc = training_send(hub)) < 0)
         return rc;
     hub_report_stall(hub);
+    wait_chain_publish(hub);
     return 0;
 }
 

@@ -40,12 +40,14 @@ struct curriculum_options {
                                  with them */
     float refill_max;
     int64_t lease_timeout_ms;
+    int32_t lease_retries; /* leases of a group that may fail in a row; then it is dropped */
     int32_t score_retries; /* attempts after a timeout or error before the status stands */
     double max_error_rate; /* of the rewards of the last 200 trajectories; above it the run stops
                               (G8) */
     bool trim;             /* trajectories of durable batches are deleted from the log, but for */
     int64_t keep_batches;  /* the newest keep_batches of them */
-    int64_t stall_ms;      /* a stall this long prints who waits for whom */
+    int64_t stall_ms;      /* a stall this long prints who waits for whom; 0 never */
+    const char *waiting_path; /* file that says who waits for whom; NULL: none */
 };
 
 struct curriculum_stage;

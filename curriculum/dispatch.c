@@ -1,9 +1,12 @@
 #include "curriculum/dispatch.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "curriculum/batch_former.h"
 #include "curriculum/hub_store.h"
+#include "curriculum/partial.h"
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
 #include "infra/base/fault.h"
@@ -14,7 +17,11 @@
 
 #define LEASE_GRACE_MS 2000 /* a trajectory sent at the deadline may still be under way */
 #define CREDIT_MAX     (1 << 20)
-#define RETURNS_MAX    8 /* a prompt given back so often is at fault itself */
+#define BACKOFF_FIRST_MS                                                                           \
+    500 /* before a group is leased again after a failure; doubles each time                       \
+         */
+#define BACKOFF_MAX_MS 30000
+#define ABANDONED_MAX  4 /* groups dropped one after another without a trajectory between */
 
 void dispatch_on_credit(struct curriculum_stage *hub, struct peer *peer, int32_t samples)
 {
@@ -33,27 +40,69 @@ static void take_back(struct curriculum_stage *hub, struct lease *lease, const c
         struct sample *sample = &group->samples[i];
         if (sample->state == SAMPLE_LEASED && sample->lease_id == lease->id &&
             !PLANTED(PLANTED_LOST_LEASE))
-            sample->state = SAMPLE_FREE;
+            sample_move(sample, SAMPLE_FREE);
     }
+    lease_move(lease, LEASE_TAKEN);
     hub_delete_lease(hub, lease);
     lease_table_remove(&hub->leases, lease);
+}
+
+/* A group whose leases fail again and again leaves: whoever still works on it is refused by its
+ * fence. Negative: this happens to group after group, so it is not the prompts. */
+static int abandon(struct curriculum_stage *hub, struct group *group, const char *why)
+{
+    uint64_t id = group->id;
+    log_warn("group %" PRIu64 " (prompt %" PRIu64 ") is dropped: %d leases of it came to nothing, "
+             "the last because %s",
+             id, group->prompt_id, group->failures, why);
+    for (int32_t i = hub->leases.count - 1; i >= 0; i--)
+        if (hub->leases.items[i].group_id == id)
+            take_back(hub, &hub->leases.items[i], "its group is dropped");
+    for (int32_t i = 0; i < group->size; i++)
+        partial_forget(hub, group, i);
+    uint64_t prompt = group->prompt_id;
+    int32_t failures = group->failures;
+    batch_former_drop(hub, group, DROP_ABANDONED);
+    if (++hub->abandoned_running < ABANDONED_MAX)
+        return 0;
+    return error_set(HONE_EGUARD,
+                     "%d groups running were dropped because their leases came to nothing; prompt "
+                     "%" PRIu64 " %d times, the last because %s",
+                     hub->abandoned_running, prompt, failures, why);
+}
+
+/* A lease that ended without its samples through its holder's doing, not its death: the group waits
+ * a while before it is leased again, and has only so many tries. timing: of the machine's, not the
+ * prompt's; a synchronous run, whose result depends on no timing, tries for ever then. */
+static int count_failure(struct curriculum_stage *hub, struct group *group, bool timing,
+                         const char *why)
+{
+    int64_t wait_ms = BACKOFF_FIRST_MS, now = clock_now_ms(hub->clock);
+    bool may_drop = !timing || hub->options.staleness_max > 0; /* G7 */
+    if (now < group->not_before_ms)
+        return 0; /* another lease of the same try */
+    if (++group->failures > hub->options.lease_retries && may_drop)
+        return abandon(hub, group, why);
+    for (int32_t i = 1; i < group->failures && wait_ms < BACKOFF_MAX_MS; i++)
+        wait_ms *= 2;
+    group->not_before_ms = now + (wait_ms < BACKOFF_MAX_MS ? wait_ms : BACKOFF_MAX_MS);
+    return 0;
 }
 
 int dispatch_on_return(struct curriculum_stage *hub, const struct peer *peer,
                        const Hone__LeaseReturn *message)
 {
-    const char *reason = message->reason != NULL ? message->reason : "no reason given";
+    char why[192];
     struct lease *lease = lease_table_find(&hub->leases, message->lease_id);
     if (lease == NULL || lease->fence != message->fence ||
         strcmp(lease->worker.identity, peer->wire.identity) != 0)
         return 0;
     struct group *group = group_table_find(&hub->groups, lease->group_id);
     HONE_ASSERT(group != NULL);
-    take_back(hub, lease, reason);
-    if (++group->returns < RETURNS_MAX)
-        return 0;
-    return error_set(HONE_EGUARD, "prompt %" PRIu64 " was given back %d times, last by %s: %s",
-                     group->prompt_id, group->returns, peer->wire.identity, reason);
+    snprintf(why, sizeof why, "%s gave it back: %s", peer->wire.identity,
+             message->reason != NULL ? message->reason : "no reason given");
+    take_back(hub, lease, why);
+    return count_failure(hub, group, false, why);
 }
 
 void dispatch_peer_back(struct curriculum_stage *hub, const struct wire_peer *wire,
@@ -63,10 +112,10 @@ void dispatch_peer_back(struct curriculum_stage *hub, const struct wire_peer *wi
         struct lease *lease = &hub->leases.items[i];
         if (strcmp(lease->worker.identity, wire->identity) != 0)
             continue;
-        if (lease->incarnation == incarnation)
-            lease->sent = false;
-        else
+        if (lease->incarnation != incarnation)
             take_back(hub, lease, "its process was replaced");
+        else if (lease->state == LEASE_OUT)
+            lease_move(lease, LEASE_QUEUED);
     }
 }
 
@@ -77,17 +126,28 @@ void dispatch_peer_lost(struct curriculum_stage *hub, const struct wire_peer *wi
             take_back(hub, &hub->leases.items[i], "the worker is gone");
 }
 
-void dispatch_expire(struct curriculum_stage *hub, int64_t silent_ms)
+int dispatch_expire(struct curriculum_stage *hub, int64_t silent_ms)
 {
     int64_t now = clock_unix_ms(hub->clock);
     bool settled = clock_now_ms(hub->clock) - hub->start_ms > silent_ms;
     for (int32_t i = hub->leases.count - 1; i >= 0; i--) {
+        if (i >= hub->leases.count)
+            continue; /* an abandoned group took more than one of its leases with it */
         struct lease *lease = &hub->leases.items[i];
-        if (now > lease->deadline_ms + LEASE_GRACE_MS)
+        if (now > lease->deadline_ms + LEASE_GRACE_MS) {
+            char why[128];
+            struct group *group = group_table_find(&hub->groups, lease->group_id);
+            snprintf(why, sizeof why, "%s had no news of it for %" PRId64 " s",
+                     lease->worker.identity, hub->options.lease_timeout_ms / 1000);
             take_back(hub, lease, "its deadline is over");
-        else if (settled && peer_table_find(&hub->peers, lease->worker.identity) == NULL)
+            int rc = count_failure(hub, group, true, why);
+            if (rc < 0)
+                return rc;
+        } else if (settled && peer_table_find(&hub->peers, lease->worker.identity) == NULL) {
             take_back(hub, lease, "the worker did not come back");
+        }
     }
+    return 0;
 }
 
 /* ---- trajectories ---- */
@@ -138,7 +198,7 @@ static void settle_abort(struct curriculum_stage *hub, struct trajectory *trajec
 {
     trajectory->reward.status = REWARD_ERROR;
     trajectory->scored_ms = clock_unix_ms(hub->clock);
-    sample->state = SAMPLE_SCORED;
+    sample_move(sample, SAMPLE_SCORED);
     sample->status = REWARD_ERROR;
     hub->statuses[REWARD_ERROR]++;
     reward_window_add(&hub->rewards, &trajectory->reward);
@@ -151,8 +211,13 @@ static void accept(struct curriculum_stage *hub, struct lease *lease, struct gro
     memset(&trajectory->reward, 0, sizeof trajectory->reward);
     trajectory->scored_ms = 0;
     trajectory->leased_ms = lease->leased_ms;
-    group->returns = 0;
-    sample->state = SAMPLE_ARRIVED;
+    group->failures = 0;
+    hub->abandoned_running = 0;
+    partial_forget(hub, group, trajectory->sample_index);
+    if (PLANTED(PLANTED_DOUBLE_COUNT)) /* past the table of moves too */
+        sample->state = SAMPLE_LEASED;
+    if (trajectory->finish != FINISH_ABORT)
+        sample_move(sample, SAMPLE_ARRIVED);
     sample->trajectory_id = trajectory->id;
     sample->attempt = 0;
     sample->oldest_version = trajectory_oldest_version(trajectory);
@@ -162,6 +227,7 @@ static void accept(struct curriculum_stage *hub, struct lease *lease, struct gro
     hub_store_trajectory(hub, trajectory);
     hub_store_group(hub, group);
     if (--lease->missing == 0) {
+        lease_move(lease, LEASE_FILLED);
         hub_delete_lease(hub, lease);
         lease_table_remove(&hub->leases, lease);
     }
@@ -213,6 +279,18 @@ static int64_t min_version(const struct curriculum_stage *hub, int32_t rank)
     return version < hub->done_batch ? version : hub->done_batch;
 }
 
+/* What was reported of a sample is of use only while its oldest version is. */
+static void resume_or_restart(struct curriculum_stage *hub, const struct group *group,
+                              int32_t index, int64_t oldest_allowed)
+{
+    const struct sample_partial *partial = &group->samples[index].partial;
+    if (partial->tokens > 0 && partial->oldest_version < oldest_allowed) {
+        hub->partial_stale++;
+        partial_forget(hub, group, index);
+    }
+    hub->resumed_tokens += partial->tokens;
+}
+
 static void lease_out(struct curriculum_stage *hub, struct peer *peer, struct group *group,
                       int32_t first, int32_t count, int32_t rank)
 {
@@ -228,10 +306,11 @@ static void lease_out(struct curriculum_stage *hub, struct peer *peer, struct gr
                           .deadline_ms = now + hub->options.lease_timeout_ms,
                           .worker = peer->wire,
                           .incarnation = peer->incarnation,
-                          .sent = false};
+                          .state = LEASE_QUEUED};
     for (int32_t i = first; i < first + count; i++) {
         HONE_ASSERT(group->samples[i].state == SAMPLE_FREE);
-        group->samples[i].state = SAMPLE_LEASED;
+        resume_or_restart(hub, group, i, lease.min_version);
+        sample_move(&group->samples[i], SAMPLE_LEASED);
         group->samples[i].lease_id = lease.id;
     }
     peer->credit -= count;
@@ -291,13 +370,15 @@ static struct group *new_group(struct curriculum_stage *hub)
 void dispatch_plan(struct curriculum_stage *hub)
 {
     int32_t rank = 0;
+    int64_t now = clock_now_ms(hub->clock);
     if (!hub->learner.ready || hub->stop_ms != 0)
         return;
     for (int32_t i = 0; i < hub->groups.count; i++) {
         struct group *group = hub->groups.items[i];
         if (group->state != GROUP_LEASED && group->state != GROUP_SCORED)
             continue;
-        if (group->state == GROUP_LEASED && !lease_free(hub, group, rank))
+        if (group->state == GROUP_LEASED && now >= group->not_before_ms &&
+            !lease_free(hub, group, rank))
             return;
         rank++;
     }
@@ -309,15 +390,58 @@ void dispatch_plan(struct curriculum_stage *hub)
 
 /* ---- sending ---- */
 
-static bool send_lease(struct curriculum_stage *hub, const struct lease *lease)
+/* The prefixes of a lease's samples, as a message has them. */
+struct lease_prefixes {
+    struct wire_trajectory *wires;
+    Hone__Trajectory **pointers;
+    size_t count;
+    int64_t newest_version; /* -1: none */
+};
+
+static int load_prefixes(struct curriculum_stage *hub, const struct lease *lease,
+                         const struct group *group, struct lease_prefixes *prefixes)
+{
+    int rc = 0;
+    *prefixes = (struct lease_prefixes){.wires = MEMORY_ARRAY(struct wire_trajectory, lease->count),
+                                        .pointers = MEMORY_ARRAY(Hone__Trajectory *, lease->count),
+                                        .newest_version = -1};
+    for (int32_t i = lease->first; rc == 0 && i < lease->first + lease->count; i++) {
+        const struct sample *sample = &group->samples[i];
+        struct trajectory prefix;
+        if (sample->state != SAMPLE_LEASED || sample->partial.tokens == 0)
+            continue;
+        if ((rc = partial_load(hub, group, i, &prefix)) < 0)
+            break;
+        wire_trajectory_build(&prefixes->wires[prefixes->count], &prefix);
+        prefixes->pointers[prefixes->count] = &prefixes->wires[prefixes->count].message;
+        prefixes->count++;
+        trajectory_release(&prefix);
+        if (sample->partial.newest_version > prefixes->newest_version)
+            prefixes->newest_version = sample->partial.newest_version;
+    }
+    return rc;
+}
+
+static void release_prefixes(struct lease_prefixes *prefixes)
+{
+    for (size_t i = 0; i < prefixes->count; i++)
+        wire_trajectory_release(&prefixes->wires[i]);
+    memory_free(prefixes->wires);
+    memory_free(prefixes->pointers);
+}
+
+/* 1 sent, 0 the worker's queue is full, negative: the log is broken. */
+static int send_lease(struct curriculum_stage *hub, const struct lease *lease)
 {
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     Hone__Lease message = HONE__LEASE__INIT;
     Hone__Sampling sampling_message;
+    struct lease_prefixes prefixes;
     struct sampling sampling = hub->options.sampling;
     const struct group *group = group_table_find(&hub->groups, lease->group_id);
     HONE_ASSERT(group != NULL);
     const struct prompt *prompt = &hub->options.prompts[group->prompt_id];
+    int rc = load_prefixes(hub, lease, group, &prefixes);
     sampling.seed = prompt_order_sampling_seed(&hub->prompts, group->order);
     wire_sampling_build(&sampling_message, &sampling);
     message.lease_id = lease->id;
@@ -330,22 +454,36 @@ static bool send_lease(struct curriculum_stage *hub, const struct lease *lease)
     message.prompt_tokens.len = (size_t)prompt->token_count * sizeof(int32_t);
     message.sampling = &sampling_message;
     message.has_min_policy_version = message.has_deadline_ms = message.has_leased_ms = 1;
-    message.min_policy_version = lease->min_version;
+    /* G2: who goes on does so with weights no older than the last token's. */
+    message.min_policy_version =
+        prefixes.newest_version > lease->min_version ? prefixes.newest_version : lease->min_version;
     message.deadline_ms = lease->deadline_ms;
     message.leased_ms = lease->leased_ms;
+    message.n_prefixes = prefixes.count;
+    message.prefixes = prefixes.pointers;
     envelope.kind = HONE__KIND__KIND_LEASE;
     envelope.lease = &message;
-    return wire_server_send(hub->server, &lease->worker, &envelope, NULL, 0) == 0;
+    if (rc == 0)
+        rc = wire_server_send(hub->server, &lease->worker, &envelope, NULL, 0) == 0;
+    release_prefixes(&prefixes);
+    return rc;
 }
 
-void dispatch_send(struct curriculum_stage *hub)
+int dispatch_send(struct curriculum_stage *hub)
 {
     for (int32_t i = 0; i < hub->leases.count; i++) {
         struct lease *lease = &hub->leases.items[i];
-        if (!lease->sent && peer_table_find(&hub->peers, lease->worker.identity) != NULL)
-            lease->sent = send_lease(hub, lease);
+        if (lease->state != LEASE_QUEUED ||
+            peer_table_find(&hub->peers, lease->worker.identity) == NULL)
+            continue;
+        int rc = send_lease(hub, lease);
+        if (rc < 0)
+            return rc;
+        if (rc > 0)
+            lease_move(lease, LEASE_OUT);
         fault_point("lease.sent");
     }
+    return 0;
 }
 
 int32_t dispatch_free_samples(const struct curriculum_stage *hub)

@@ -12,6 +12,8 @@ void group_table_init(struct group_table *table)
 
 static void group_free(struct group *group)
 {
+    for (int32_t i = 0; i < group->size; i++)
+        memory_free(group->samples[i].partial.offsets);
     memory_free(group->samples);
     memory_free(group);
 }
@@ -70,15 +72,30 @@ struct group *group_table_find(const struct group_table *table, uint64_t id)
 void group_table_move(struct group_table *table, struct group *group, enum group_state state)
 {
     static const bool allowed[GROUP_DROPPED + 1][GROUP_DROPPED + 1] = {
-        [GROUP_LEASED] = {[GROUP_SCORED] = true},
+        [GROUP_LEASED] = {[GROUP_SCORED] = true, [GROUP_DROPPED] = true},
         [GROUP_SCORED] = {[GROUP_BATCHED] = true, [GROUP_DROPPED] = true},
         [GROUP_BATCHED] = {[GROUP_TRAINED] = true},
     };
     HONE_ASSERT(allowed[group->state][state]);
-    HONE_ASSERT(group_all_scored(group));
+    HONE_ASSERT(group_all_scored(group) ||
+                (state == GROUP_DROPPED && group->reason == DROP_ABANDONED));
+    HONE_ASSERT(state != GROUP_DROPPED ||
+                (group->state == GROUP_LEASED) == (group->reason == DROP_ABANDONED));
     table->state_count[group->state]--;
     table->state_count[state]++;
     group->state = state;
+}
+
+void sample_move(struct sample *sample, enum sample_state state)
+{
+    static const bool allowed[SAMPLE_SCORED + 1][SAMPLE_SCORED + 1] = {
+        [SAMPLE_FREE] = {[SAMPLE_LEASED] = true},
+        [SAMPLE_LEASED] = {[SAMPLE_FREE] = true, [SAMPLE_ARRIVED] = true, [SAMPLE_SCORED] = true},
+        [SAMPLE_ARRIVED] = {[SAMPLE_SCORING] = true, [SAMPLE_SCORED] = true},
+        [SAMPLE_SCORING] = {[SAMPLE_ARRIVED] = true, [SAMPLE_SCORED] = true},
+    };
+    HONE_ASSERT(allowed[sample->state][state]);
+    sample->state = state;
 }
 
 void group_table_remove(struct group_table *table, struct group *group)
@@ -147,7 +164,7 @@ int64_t group_oldest_version(const struct group *group)
     return oldest;
 }
 
-static const char *const reason_names[] = {"reward_failed", "zero_advantage", "stale"};
+static const char *const reason_names[] = {"reward_failed", "zero_advantage", "stale", "abandoned"};
 
 const char *drop_reason_name(enum drop_reason reason)
 {

@@ -1,16 +1,26 @@
 /* The groups that are in flight: leased, scored or batched, and not yet trained or dropped.
  *
  *            every sample has a reward     goes into batch n      batch n is durable
- *   LEASED --------------------------> SCORED -----------> BATCHED ----------------> TRAINED
- *                                        |
- *                                        +--> DROPPED (reward_failed, zero_advantage, stale)
+ *   0 LEASED ------------------------> 1 SCORED ---------> 2 BATCHED --------------> 3 TRAINED
+ *       |                                |
+ *       | its leases fail too often      +--> 4 DROPPED (reward_failed, zero_advantage, stale)
+ *       +--------------------------------------> 4 DROPPED (abandoned)
  *
- *   state     samples                                      leaves by
- *   LEASED    any mixture of free, leased, arrived ...     group_move SCORED
- *   SCORED    all scored; the group's fate is open         BATCHED or DROPPED
- *   BATCHED   all scored; `batch` is set for good          TRAINED
- *   TRAINED   (the record in the log; not in the table)    -
- *   DROPPED   (the record in the log; not in the table)    -
+ *   state       samples                                      leaves by
+ *   0 LEASED    any mixture of free, leased, arrived ...     SCORED, or DROPPED for `abandoned`
+ *   1 SCORED    all scored; the group's fate is open         BATCHED or DROPPED
+ *   2 BATCHED   all scored; `batch` is set for good          TRAINED
+ *   3 TRAINED   (the record in the log; not in the table)    -
+ *   4 DROPPED   (the record in the log; not in the table)    -
+ *
+ * A sample of a LEASED group:
+ *
+ *   from \ to   FREE  LEASED  ARRIVED  SCORING  SCORED
+ *   0 FREE       -     yes     -        -        -       a lease with it is made
+ *   1 LEASED     yes   -       yes      -        yes     taken back; arrived; arrived given up
+ *   2 ARRIVED    -     -       -        yes      yes     asked for; a result that was late
+ *   3 SCORING    -     -       yes      -        yes     the request came to nothing; a result
+ *   4 SCORED     -     -       -        -        -
  *
  *  T1  Only the moves above exist; any other is a bug (G1).
  *  T2  Groups are kept in dispatch order; id == order + 1.
@@ -26,11 +36,23 @@
 
 enum group_state { GROUP_LEASED, GROUP_SCORED, GROUP_BATCHED, GROUP_TRAINED, GROUP_DROPPED };
 
-enum drop_reason { DROP_REWARD_FAILED, DROP_ZERO_ADVANTAGE, DROP_STALE, DROP_REASON_COUNT };
+enum drop_reason {
+    DROP_REWARD_FAILED,
+    DROP_ZERO_ADVANTAGE,
+    DROP_STALE,
+    DROP_ABANDONED,
+    DROP_REASON_COUNT
+};
 
-/* FREE -> LEASED -> ARRIVED -> SCORING -> SCORED; a lease or a request that comes to nothing goes
- * one step back. */
 enum sample_state { SAMPLE_FREE, SAMPLE_LEASED, SAMPLE_ARRIVED, SAMPLE_SCORING, SAMPLE_SCORED };
+
+/* What the log has of a rollout that goes on (curriculum/partial.h). */
+struct sample_partial {
+    int32_t tokens; /* 0: nothing */
+    int64_t oldest_version, newest_version;
+    int32_t *offsets; /* [piece_count] where each logged piece begins */
+    int32_t piece_count, piece_capacity;
+};
 
 struct sample {
     enum sample_state state;
@@ -43,6 +65,7 @@ struct sample {
     float total;
     int64_t oldest_version; /* from ARRIVED on; -1: no token was sampled */
     int32_t completion_tokens;
+    struct sample_partial partial; /* until ARRIVED */
 };
 
 struct group {
@@ -51,7 +74,8 @@ struct group {
     enum drop_reason reason; /* when DROPPED */
     int64_t batch;           /* BATCHED, TRAINED: its batch; DROPPED: the one it was meant for; 0 */
     bool decided;            /* SCORED and found fit for a batch */
-    int32_t returns;         /* leases given back by actors since a sample last arrived */
+    int32_t failures; /* leases past their deadline or given back since a sample last arrived */
+    int64_t not_before_ms; /* monotonic: back-off after a failure; nothing is leased before */
     int32_t size;
     struct sample *samples; /* [size] */
 };
@@ -71,6 +95,8 @@ struct group *group_table_find(const struct group_table *table, uint64_t id); /*
 /* T1. TRAINED and DROPPED groups stay valid until they are removed. */
 void group_table_move(struct group_table *table, struct group *group, enum group_state state);
 void group_table_remove(struct group_table *table, struct group *group); /* frees it */
+/* T1, for a sample. */
+void sample_move(struct sample *sample, enum sample_state state);
 /* Finds the sample that holds a trajectory; NULL: none in flight does. */
 struct sample *group_table_sample(const struct group_table *table, uint64_t trajectory_id,
                                   struct group **group);

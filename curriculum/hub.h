@@ -23,6 +23,7 @@
 #include "curriculum/peer_table.h"
 #include "curriculum/prompt_order.h"
 #include "curriculum/reward_window.h"
+#include "infra/base/assert.h"
 #include "infra/base/hash.h"
 
 /* Bugs that the tests must find. The product has none of them: a second copy of this library, built
@@ -42,10 +43,20 @@ extern enum planted_bug planted_bug;
 #define PLANTED(bug) ((bug) == PLANTED_NONE)
 #endif
 
+/* A batch's life:
+ *
+ *   from \ to    TRAINED  DURABLE
+ *   0 FORMED      yes      -          its version is, or was, published
+ *   1 TRAINED     -        yes        a checkpoint has it; its groups are TRAINED
+ *   2 DURABLE     -        -
+ *
+ * A learner that died may train a batch that is past FORMED again: that is no move (N2). */
+enum batch_state { BATCH_FORMED, BATCH_TRAINED, BATCH_DURABLE };
+
 /* A formed batch. number == its index in the array + 1. */
 struct batch_entry {
+    enum batch_state state;
     uint64_t *group_ids;              /* [prompts_per_step], in dispatch order */
-    bool done;                        /* trained: its version is, or was, published */
     char weights_hash[HASH_HEX_SIZE]; /* of the version it made; "" unknown */
 };
 
@@ -93,9 +104,15 @@ struct curriculum_stage {
     int32_t dropped_count, dropped_capacity;
     int64_t zero_drops; /* zero-advantage groups dropped for the batch being formed */
 
-    int64_t drops[DROP_REASON_COUNT];                        /* in the whole run */
+    int64_t partial_reports, partial_stale, resumed_tokens; /* since the last batch */
+    int32_t abandoned_running;        /* groups dropped as abandoned since a trajectory last came */
+    int64_t drops[DROP_REASON_COUNT]; /* in the whole run */
     int64_t statuses[REWARD_ERROR + 1];                      /* rewards since the last batch */
     int64_t start_ms, formed_ms, progress_ms, stall_told_ms; /* monotonic */
+    int64_t stalls;                                          /* since the last batch: told */
+    int64_t stalled_ms;                                      /* and their time over the limit */
+    int64_t published_ms;                                    /* monotonic: the waiting file */
+    bool publish_failed;
     int32_t commit_failures; /* in a row; > 0: the hub waits for its disk (H3) */
     int64_t commit_retry_ms; /* monotonic */
     int64_t stop_ms;         /* 0: going on; else everyone was told to stop at */
@@ -108,6 +125,13 @@ struct curriculum_stage {
 static inline int64_t hub_next_batch(const struct curriculum_stage *hub)
 {
     return hub->batch_count + 1;
+}
+
+/* Only the moves of the table above exist; any other is a bug. */
+static inline void batch_move(struct batch_entry *batch, enum batch_state state)
+{
+    HONE_ASSERT(batch->state != BATCH_DURABLE && state == batch->state + 1);
+    batch->state = state;
 }
 
 static inline void hub_progress(struct curriculum_stage *hub)

@@ -7,6 +7,7 @@
 
 #include "curriculum/dispatch.h"
 #include "curriculum/scoring.h"
+#include "curriculum/wait_chain.h"
 #include "infra/base/log.h"
 
 struct figures {
@@ -77,6 +78,13 @@ int hub_report_batch(struct curriculum_stage *hub, const struct group *const *gr
     metrics_add(hub->metrics, "queue/groups_scored", hub->groups.state_count[GROUP_SCORED]);
     metrics_add(hub->metrics, "queue/unscored", waiting + asked);
     metrics_add(hub->metrics, "queue/leases", hub->leases.count);
+    metrics_add(hub->metrics, "partial/reports", (double)hub->partial_reports);
+    metrics_add(hub->metrics, "partial/resumed_tokens", (double)hub->resumed_tokens);
+    metrics_add(hub->metrics, "partial/stale", (double)hub->partial_stale);
+    hub->partial_reports = hub->resumed_tokens = hub->partial_stale = 0;
+    metrics_add(hub->metrics, "stall/count", (double)hub->stalls);
+    metrics_add(hub->metrics, "stall/seconds", (double)hub->stalled_ms / 1000);
+    hub->stalls = hub->stalled_ms = 0;
     add_counts(hub);
     hub->formed_ms = now;
     return metrics_end(hub->metrics);
@@ -95,6 +103,7 @@ static void describe_peers(struct curriculum_stage *hub, Hone__Role role, struct
             text_printf(out, " waits for %s", peer->waiting_for);
         else
             text_append(out, " is busy");
+        text_printf(out, ", credit %" PRId64, peer->credit);
         if (peer->waiting_for[0] != '\0' && peer->waiting_since_ms > 0)
             text_printf(out, " for %" PRId64 " s", (now - peer->waiting_since_ms) / 1000);
         separator = ", ";
@@ -133,10 +142,18 @@ void hub_report_stall(struct curriculum_stage *hub)
     int64_t now = clock_now_ms(hub->clock);
     if (now - hub->stall_told_ms < hub->options.stall_ms || hub->options.stall_ms <= 0)
         return;
+    struct wait_chain chain;
     struct text line;
     text_init(&line);
+    wait_chain_find(hub, &chain);
+    wait_chain_print(&chain, &line);
+    log_warn("stall: nothing has moved for %" PRId64 " s, because of %s: %s",
+             (now - hub->progress_ms) / 1000, chain.links[chain.count - 1].who, line.data);
+    text_clear(&line);
     hub_describe_wait(hub, &line);
-    log_warn("nothing has moved for %" PRId64 " s: %s", (now - hub->progress_ms) / 1000, line.data);
+    log_warn("stall: queues: %s", line.data);
     text_release(&line);
+    hub->stalls += hub->stall_told_ms == hub->progress_ms; /* one stall, told more than once */
+    hub->stalled_ms += now - hub->stall_told_ms;
     hub->stall_told_ms = now;
 }

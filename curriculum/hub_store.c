@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "curriculum/partial.h"
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
 #include "infra/base/log.h"
@@ -80,8 +81,8 @@ void hub_store_batch(struct curriculum_stage *hub, int64_t number)
     record.n_group_ids = (size_t)hub->options.prompts_per_step;
     record.group_ids = batch->group_ids;
     record.has_done = record.has_durable = record.has_formed_at_version = 1;
-    record.done = batch->done;
-    record.durable = number <= hub->durable_batch;
+    record.done = batch->state >= BATCH_TRAINED;
+    record.durable = batch->state == BATCH_DURABLE;
     record.formed_at_version = number - 1;
     if (batch->weights_hash[0] != '\0')
         record.weights_hash = (char *)(uintptr_t)batch->weights_hash;
@@ -273,6 +274,8 @@ static int delete_members(struct curriculum_stage *hub, uint64_t group_id)
     int rc = hub_read_group(hub->log, group_id, &group);
     for (size_t i = 0; rc > 0 && i < group->n_trajectory_ids; i++) {
         unsigned char key[8];
+        if (group->trajectory_ids[i] == 0)
+            continue; /* an abandoned group's */
         run_log_key_u64(group->trajectory_ids[i], key);
         run_log_delete(hub->log, LOG_TRAJECTORIES, key, sizeof key);
     }
@@ -353,10 +356,13 @@ static int recover_batch(void *context, const void *key, size_t key_bytes, const
     if (rc == 0) {
         struct batch_entry *batch = hub_add_batch(hub);
         memcpy(batch->group_ids, record->group_ids, record->n_group_ids * sizeof(uint64_t));
-        batch->done = record->has_done && record->done;
+        if (record->has_done && record->done)
+            batch_move(batch, BATCH_TRAINED);
+        if (batch->state == BATCH_TRAINED && record->number <= hub->durable_batch)
+            batch_move(batch, BATCH_DURABLE);
         if (record->weights_hash != NULL)
             snprintf(batch->weights_hash, sizeof batch->weights_hash, "%s", record->weights_hash);
-        if (batch->done && hub->done_batch == record->number - 1)
+        if (batch->state >= BATCH_TRAINED && hub->done_batch == record->number - 1)
             hub->done_batch = record->number;
     }
     wire_free(base);
@@ -483,14 +489,14 @@ static int recover_lease(void *context, const void *key, size_t key_bytes, const
                           .deadline_ms = record->deadline_ms,
                           .leased_ms = record->deadline_ms - hub->options.lease_timeout_ms,
                           .incarnation = strtoull(slash + 1, NULL, 16),
-                          .sent = true};
+                          .state = LEASE_OUT};
     if (hub->options.staleness_max == 0)
         lease.min_version = hub->batch_count;
     memcpy(lease.worker.identity, record->worker, (size_t)(slash - record->worker));
     for (int32_t i = lease.first; i < lease.first + lease.count; i++) {
         if (group->samples[i].state != SAMPLE_FREE)
             continue;
-        group->samples[i].state = SAMPLE_LEASED;
+        sample_move(&group->samples[i], SAMPLE_LEASED);
         group->samples[i].lease_id = id;
         lease.missing++;
     }
@@ -516,6 +522,8 @@ int hub_recover(struct curriculum_stage *hub)
     if ((rc = run_log_scan(hub->log, LOG_GROUPS, recover_group, hub)) < 0)
         return rc;
     if ((rc = recover_samples(hub)) < 0)
+        return rc;
+    if ((rc = partial_recover(hub)) < 0)
         return rc;
     if ((rc = run_log_scan(hub->log, LOG_LEASES, recover_lease, hub)) < 0)
         return rc;

@@ -37,8 +37,19 @@ struct lease *lease_table_find(const struct lease_table *table, uint64_t id)
     return NULL;
 }
 
+void lease_move(struct lease *lease, enum lease_state state)
+{
+    static const bool allowed[LEASE_TAKEN + 1][LEASE_TAKEN + 1] = {
+        [LEASE_QUEUED] = {[LEASE_OUT] = true, [LEASE_FILLED] = true, [LEASE_TAKEN] = true},
+        [LEASE_OUT] = {[LEASE_QUEUED] = true, [LEASE_FILLED] = true, [LEASE_TAKEN] = true},
+    };
+    HONE_ASSERT(allowed[lease->state][state]);
+    lease->state = state;
+}
+
 void lease_table_remove(struct lease_table *table, struct lease *lease)
 {
+    HONE_ASSERT(lease->state == LEASE_FILLED || lease->state == LEASE_TAKEN);
     HONE_ASSERT(lease >= table->items && lease < table->items + table->count);
     *lease = table->items[--table->count];
 }

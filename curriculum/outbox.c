@@ -48,12 +48,37 @@ void outbox_score(struct outbox *outbox, const struct wire_peer *to, uint64_t tr
     add(outbox, to, HONE__KIND__KIND_SCORE_ACK, trajectory_id);
 }
 
+void outbox_progress(struct outbox *outbox, const struct wire_peer *to,
+                     const struct outbox_progress *progress)
+{
+    add(outbox, to, HONE__KIND__KIND_PROGRESS_ACK, 0)->progress = *progress;
+}
+
+static void send_progress(const struct outbox_ack *ack, struct wire_server *server)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__ProgressAck progress = HONE__PROGRESS_ACK__INIT;
+    progress.lease_id = ack->progress.lease_id;
+    progress.fence = ack->progress.fence;
+    progress.sample_index = ack->progress.sample_index;
+    progress.tokens = ack->progress.tokens;
+    progress.has_deadline_ms = ack->progress.deadline_ms != 0;
+    progress.deadline_ms = ack->progress.deadline_ms;
+    envelope.kind = ack->kind;
+    envelope.progress_ack = &progress;
+    (void)wire_server_send(server, &ack->to, &envelope, NULL, 0);
+}
+
 static void send_ack(struct outbox_ack *ack, struct wire_server *server)
 {
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     Hone__TrajectoryAck trajectory = HONE__TRAJECTORY_ACK__INIT;
     Hone__ScoreAck score = HONE__SCORE_ACK__INIT;
     envelope.kind = ack->kind;
+    if (ack->kind == HONE__KIND__KIND_PROGRESS_ACK) {
+        send_progress(ack, server);
+        return;
+    }
     if (ack->kind == HONE__KIND__KIND_SCORE_ACK) {
         score.trajectory_id = ack->trajectory_id;
         envelope.score_ack = &score;

@@ -8,9 +8,17 @@
 
 #include "infra/wire/socket.h"
 
+/* How much of a rollout is durable. */
+struct outbox_progress {
+    uint64_t lease_id, fence;
+    int32_t sample_index, tokens; /* tokens -1: the lease is over */
+    int64_t deadline_ms;
+};
+
 struct outbox_ack {
     struct wire_peer to;
-    Hone__Kind kind; /* TRAJECTORY_ACK or SCORE_ACK */
+    Hone__Kind kind;                 /* TRAJECTORY_ACK, SCORE_ACK or PROGRESS_ACK */
+    struct outbox_progress progress; /* PROGRESS_ACK alone */
     uint64_t trajectory_id;
     bool refused;
     char reason[96];
@@ -27,6 +35,8 @@ void outbox_release(struct outbox *outbox);
 void outbox_trajectory(struct outbox *outbox, const struct wire_peer *to, uint64_t trajectory_id,
                        const char *refusal);
 void outbox_score(struct outbox *outbox, const struct wire_peer *to, uint64_t trajectory_id);
+void outbox_progress(struct outbox *outbox, const struct wire_peer *to,
+                     const struct outbox_progress *progress);
 /* Sends and forgets everything. */
 void outbox_flush(struct outbox *outbox, struct wire_server *server);
 

@@ -26,6 +26,8 @@ struct peer {
     int64_t told_version;     /* newest WeightsNotice it was sent; -1 none */
     char waiting_for[96];     /* from its heartbeat; "" busy */
     int64_t waiting_since_ms; /* unix */
+    char doing[64];           /* what keeps it from answering, announced; "" nothing */
+    int64_t absent_until_ms;  /* monotonic: until then its silence is announced */
 };
 
 struct peer_table {

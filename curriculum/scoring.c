@@ -57,7 +57,8 @@ bool scoring_on_result(struct curriculum_stage *hub, struct peer *peer,
         return true; /* a failure that was counted already */
     if (failed && sample->attempt < hub->options.score_retries) {
         sample->attempt++;
-        sample->state = SAMPLE_ARRIVED;
+        if (sample->state == SAMPLE_SCORING)
+            sample_move(sample, SAMPLE_ARRIVED);
         log_debug("trajectory %" PRIu64 ": %s, scored again", message->trajectory_id,
                   reward_status_name(reward.status));
         return true;
@@ -67,7 +68,7 @@ bool scoring_on_result(struct curriculum_stage *hub, struct peer *peer,
         hub->write_error = rc;
         return true;
     }
-    sample->state = SAMPLE_SCORED;
+    sample_move(sample, SAMPLE_SCORED);
     sample->status = reward.status;
     sample->total = reward.total;
     hub->statuses[reward.status]++;
@@ -83,7 +84,7 @@ void scoring_peer_lost(struct curriculum_stage *hub, const struct peer *peer)
         for (int32_t k = 0; k < group->size; k++)
             if (group->samples[k].state == SAMPLE_SCORING &&
                 group->samples[k].scorer == peer->serial)
-                group->samples[k].state = SAMPLE_ARRIVED;
+                sample_move(&group->samples[k], SAMPLE_ARRIVED);
     }
 }
 
@@ -95,7 +96,7 @@ void scoring_expire(struct curriculum_stage *hub)
         for (int32_t k = 0; k < group->size && group->state == GROUP_LEASED; k++)
             if (group->samples[k].state == SAMPLE_SCORING &&
                 now - group->samples[k].asked_ms > hub->options.lease_timeout_ms)
-                group->samples[k].state = SAMPLE_ARRIVED;
+                sample_move(&group->samples[k], SAMPLE_ARRIVED);
     }
 }
 
@@ -150,7 +151,7 @@ int scoring_send(struct curriculum_stage *hub)
                 continue;
             }
             peer->credit--;
-            sample->state = SAMPLE_SCORING;
+            sample_move(sample, SAMPLE_SCORING);
             sample->scorer = peer->serial;
             sample->asked_ms = clock_now_ms(hub->clock);
         }

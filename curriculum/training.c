@@ -19,7 +19,7 @@
 static void mark_done(struct curriculum_stage *hub, int64_t number)
 {
     for (; hub->done_batch < number; hub->done_batch++) {
-        hub->batches[hub->done_batch].done = true;
+        batch_move(&hub->batches[hub->done_batch], BATCH_TRAINED);
         hub_store_batch(hub, hub->done_batch + 1);
         hub_progress(hub);
     }
@@ -31,7 +31,8 @@ static void mark_durable(struct curriculum_stage *hub, int64_t number)
 {
     mark_done(hub, number);
     while (hub->durable_batch < number) {
-        const struct batch_entry *batch = &hub->batches[hub->durable_batch++];
+        struct batch_entry *batch = &hub->batches[hub->durable_batch++];
+        batch_move(batch, BATCH_DURABLE);
         for (int32_t i = 0; i < hub->options.prompts_per_step; i++) {
             struct group *group = group_table_find(&hub->groups, batch->group_ids[i]);
             HONE_ASSERT(group != NULL && group->batch == hub->durable_batch);

@@ -29,7 +29,8 @@
 #define HUB_GONE_MS       10000 /* after the last batch: the hub has finished without a word */
 #define STREAK_MAX        3     /* batches in a row that trip a guard */
 #define NAME_MAX_BYTES    128
-#define HASHES_TOLD       16 /* again to a new hub; the publisher keeps more */
+#define HASHES_TOLD       16      /* again to a new hub; the publisher keeps more */
+#define ABSENT_MS         1800000 /* the longest that saving is expected to take */
 
 struct learner_stage {
     struct learner_options options;
@@ -337,6 +338,7 @@ static int write_metrics(struct learner_stage *s, const struct rl_batch *batch,
     metrics_add(m, "policy/ratio_max", result->after.ratio_max);
     metrics_add(m, "mismatch/unequal_tokens", (double)before->unequal_tokens);
     metrics_add(m, "mismatch/current_version_tokens", (double)before->current_version_tokens);
+    metrics_add(m, "mismatch/mixed_kv_tokens", (double)before->mixed_kv_tokens);
     metrics_add(m, "mismatch/logp_absdiff_max", before->abs_logprob_difference_max);
     metrics_add(m, "mismatch/ess", rl_step_sample_size(before));
     metrics_add(m, "staleness/mean", summary->staleness_mean);
@@ -391,6 +393,23 @@ static int check_guards(struct learner_stage *s, const struct rl_step_result *re
     return 0;
 }
 
+/* Before work during which nothing is answered: silence is not death. */
+static void announce_absence(struct learner_stage *s, const char *doing)
+{
+    char text[NAME_MAX_BYTES];
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__Heartbeat beat = HONE__HEARTBEAT__INIT;
+    if (!s->welcomed)
+        return;
+    snprintf(text, sizeof text, "%s of batch %" PRId64, doing, s->policy.state.batch);
+    beat.doing = text;
+    beat.has_absent_ms = 1;
+    beat.absent_ms = ABSENT_MS;
+    envelope.heartbeat = &beat;
+    (void)send_kind(s, HONE__KIND__KIND_HEARTBEAT, &envelope);
+    s->heartbeat_ms = INT64_MIN / 2; /* the next one, at once after it, ends the absence */
+}
+
 static int write_checkpoint(struct learner_stage *s)
 {
     char directory[HONE_PATH_MAX];
@@ -400,6 +419,7 @@ static int write_checkpoint(struct learner_stage *s)
     checkpoints_path(s, directory, sizeof directory);
     snprintf(name, sizeof name, "step-%" PRId64, s->policy.state.batch);
     path_join(path, sizeof path, directory, name);
+    announce_absence(s, "saving the checkpoint");
     int rc = trainer_save(s->policy.trainer, path, s->options.model_directory, &s->policy.state);
     if (rc < 0)
         return rc;
@@ -417,6 +437,7 @@ static int write_final(struct learner_stage *s)
     if (file_exists(path) && checkpoint_verify(path) == 0)
         return 0;
     error_clear();
+    announce_absence(s, "saving the result");
     int rc = policy_export(&s->policy, path);
     if (rc == 0)
         log_info("trained %" PRId64 " batches: %s", s->policy.state.batch, path);

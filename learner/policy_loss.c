@@ -144,7 +144,9 @@ static double one_token(struct policy_loss *loss, const struct policy_sequence *
     loss->stats.policy_loss += value;
     policy_kl(KL_K3, behavior, logprob, &k3, &k3_slope);
     loss->stats.kl_behavior += (double)k3;
-    if (loss->current_version >= 0 && data->policy_version[i] == loss->current_version)
+    bool mixed = data->kv_mixed != NULL && data->kv_mixed[i] != 0;
+    loss->stats.mixed_kv_tokens += mixed;
+    if (loss->current_version >= 0 && data->policy_version[i] == loss->current_version && !mixed)
         compare_engines(loss, logprob, behavior);
     if (data->reference_logprob != NULL) {
         double kl_derivative;

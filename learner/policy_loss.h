@@ -34,6 +34,7 @@ struct policy_sequence {
     const float *behavior_logprob;  /* [count] */
     const float *reference_logprob; /* [count] or NULL when no reference is kept */
     const int64_t *policy_version;  /* [count] */
+    const uint8_t *kv_mixed;        /* [count] or NULL: none (struct trajectory) */
     float advantage;
 };
 
@@ -45,9 +46,12 @@ struct policy_loss_stats {
     double kl_behavior;  /* k3 of KL(behavior || policy) */
     double entropy;      /* 0 unless the batch needs entropy */
     double ratio_sum, ratio_squared_sum, ratio_max;
-    double abs_logprob_difference_max; /* over tokens of the current version: 0 exactly (G6) */
-    int64_t unequal_tokens; /* tokens of the current version whose logprob differs in any bit */
+    /* Over tokens sampled wholly from the current version, their keys and values included (G6): */
+    double abs_logprob_difference_max; /* 0 exactly */
+    int64_t unequal_tokens;            /* logprob differs in any bit */
     int64_t current_version_tokens;
+    int64_t
+        mixed_kv_tokens; /* trained tokens whose KV was in part of other weights: not compared */
     int64_t clipped_low, clipped_high; /* tokens whose gradient a clip bound stops */
     int64_t dual_clipped;              /* tokens whose gradient the dual clip stops */
     int64_t tokens;

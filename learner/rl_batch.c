@@ -87,6 +87,7 @@ static void make_sequences(struct rl_batch *batch)
         batch->policies[s] =
             (struct policy_sequence){.behavior_logprob = trajectory->behavior_logprob,
                                      .policy_version = trajectory->policy_version,
+                                     .kv_mixed = trajectory->kv_mixed,
                                      .advantage = batch->advantages[i]};
         batch->sequences[s] = (struct train_sequence){.tokens = trajectory->tokens,
                                                       .count = trajectory->token_count,

@@ -45,6 +45,7 @@ enum recipe_transport {
     RECIPE_TRANSPORT_CHUNKS
 };
 enum recipe_log_keep { RECIPE_KEEP_ALL, RECIPE_KEEP_UNACKNOWLEDGED };
+enum recipe_kv_on_swap { RECIPE_KV_KEEP, RECIPE_KV_RECOMPUTE };
 enum recipe_log_level { RECIPE_LOG_DEBUG, RECIPE_LOG_INFO, RECIPE_LOG_WARN, RECIPE_LOG_ERROR };
 
 /* A new model instead of model.path. The vocabulary is the tokenizer's. */
@@ -133,6 +134,8 @@ struct objective_settings {
 struct actor_settings {
     int64_t slots;
     int64_t prefill_chunk_tokens;
+    int64_t progress_tokens; /* 0: rollouts are reported when they are finished */
+    enum recipe_kv_on_swap kv_on_swap;
 };
 
 struct rl_settings {
@@ -152,6 +155,7 @@ struct rl_settings {
     int64_t checkpoint_steps;
     int64_t keep_checkpoints;
     double lease_timeout_s;
+    int64_t lease_retries;
     struct actor_settings actor;
     int64_t eval_steps; /* 0: only after the stage */
 };
@@ -218,6 +222,7 @@ struct log_settings {
     enum recipe_log_keep keep;
     int64_t keep_batches; /* with keep unacknowledged: durable batches kept besides */
     enum recipe_log_level level;
+    double stall_s; /* 0: not watched */
 };
 
 /* Endpoints beyond the run's own sockets; "" none. */

@@ -47,6 +47,7 @@ static const char *const kl_reference_names[] = {"start", "base", NULL};
 static const char *const pairs_source_names[] = {"file", "rl_log", NULL};
 static const char *const activation_names[] = {"none", "layer", NULL};
 static const char *const transport_names[] = {"auto", "shared_memory", "chunks", NULL};
+static const char *const kv_names[] = {"keep", "recompute", NULL};
 static const char *const keep_names[] = {"all", "unacknowledged", NULL};
 static const char *const level_names[] = {"debug", "info", "warn", "error", NULL};
 static const char *const layout_names[] = {"plain",   "chatml", "llama3", "llama2",
@@ -249,6 +250,12 @@ static const struct config_field actor_fields[] = {
         "Trajectories that one actor generates at once"),
     INT("prefill_chunk_tokens", actor_settings, prefill_chunk_tokens, "256", 1, TOKENS_MAX,
         "tokens", "Prompt tokens processed in one pass"),
+    INT("progress_tokens", actor_settings, progress_tokens, "512", 0, TOKENS_MAX, "tokens",
+        "A longer rollout is logged each time it has so many new tokens, and goes on from there "
+        "when "
+        "its actor dies; 0 logs finished ones only"),
+    ENUM("kv_on_swap", actor_settings, kv_on_swap, "keep", kv_names,
+         "Keys and values of rollouts in flight when new weights arrive: kept, or computed again"),
     END};
 
 static const struct config_field rl_fields[] = {
@@ -278,6 +285,8 @@ static const struct config_field rl_fields[] = {
         "Checkpoints kept; the oldest go first"),
     FLOAT("lease_timeout_s", rl_settings, lease_timeout_s, "600", 1, 604800, "s",
           "A lease without news for this long is given to another actor"),
+    INT("lease_retries", rl_settings, lease_retries, "3", 0, 100, "leases",
+        "Leases of a group that may expire or be given back in a row; then the group is dropped"),
     TABLE("actor", rl_settings, actor, actor_fields, "The generation engine of each actor."),
     INT("eval_steps", rl_settings, eval_steps, "0", 0, STEPS_MAX, "steps",
         "Steps between evaluations; 0 evaluates only after the stage"),
@@ -377,7 +386,12 @@ static const struct config_field log_fields[] = {
          "no checkpoint has yet"),
     INT("keep_batches", log_settings, keep_batches, "0", 0, FIELD_UNBOUNDED, "batches",
         "With keep: unacknowledged, newest durable batches whose trajectories are kept too"),
-    ENUM("level", log_settings, level, "info", level_names, "Least severe line logged"), END};
+    ENUM("level", log_settings, level, "info", level_names, "Least severe line logged"),
+    FLOAT("stall_s", log_settings, stall_s, "30", 0, 86400, "s",
+          "When nothing moves for so long, who waits for whom is logged, with queues and stacks; 0 "
+          "is "
+          "off"),
+    END};
 
 const struct config_field recipe_fields[] = {
     STRING("name", recipe, name, "run", 0,

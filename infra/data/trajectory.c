@@ -31,6 +31,7 @@ void trajectory_init(struct trajectory *trajectory, int32_t capacity)
     trajectory->log_mass = MEMORY_ARRAY(float, capacity);
     trajectory->policy_version = MEMORY_ARRAY(int64_t, capacity);
     trajectory->loss_mask = MEMORY_ARRAY(uint8_t, capacity);
+    trajectory->kv_mixed = MEMORY_ARRAY(uint8_t, capacity);
 }
 
 void trajectory_release(struct trajectory *trajectory)
@@ -40,6 +41,7 @@ void trajectory_release(struct trajectory *trajectory)
     memory_free(trajectory->log_mass);
     memory_free(trajectory->policy_version);
     memory_free(trajectory->loss_mask);
+    memory_free(trajectory->kv_mixed);
     memory_free(trajectory->segments);
     memory_free(trajectory->routing);
     memset(trajectory, 0, sizeof *trajectory);
@@ -84,6 +86,31 @@ int64_t trajectory_newest_version(const struct trajectory *trajectory)
 int32_t trajectory_completion_tokens(const struct trajectory *trajectory)
 {
     return trajectory->token_count - trajectory->prompt_tokens;
+}
+
+static void *grown(void *array, int32_t old_count, const void *tail, int32_t count, size_t size)
+{
+    array = memory_resize(array, (size_t)old_count, (size_t)(old_count + count), size);
+    memcpy((char *)array + (size_t)old_count * size, tail, (size_t)count * size);
+    return array;
+}
+
+void trajectory_append(struct trajectory *to, const struct trajectory *tail)
+{
+    int32_t old = to->token_count, count = tail->token_count;
+    HONE_ASSERT(tail->prompt_tokens == 0 && to->kv_mixed && tail->kv_mixed);
+    if (count == 0)
+        return;
+    to->tokens = grown(to->tokens, old, tail->tokens, count, sizeof *to->tokens);
+    to->behavior_logprob = grown(to->behavior_logprob, old, tail->behavior_logprob, count,
+                                 sizeof *to->behavior_logprob);
+    to->log_mass = grown(to->log_mass, old, tail->log_mass, count, sizeof *to->log_mass);
+    to->policy_version =
+        grown(to->policy_version, old, tail->policy_version, count, sizeof *to->policy_version);
+    to->loss_mask = grown(to->loss_mask, old, tail->loss_mask, count, sizeof *to->loss_mask);
+    to->kv_mixed = grown(to->kv_mixed, old, tail->kv_mixed, count, sizeof *to->kv_mixed);
+    to->token_count += count;
+    trajectory_add_segment(to, SEGMENT_POLICY, count);
 }
 
 static int check_lengths(const struct trajectory *t)
@@ -142,6 +169,9 @@ static int check_token(const struct trajectory *t, int32_t i, enum segment_kind 
         return error_set(HONE_EFORMAT, "token %d has id %d", i, t->tokens[i]);
     if (t->loss_mask[i] > 1)
         return error_set(HONE_EFORMAT, "token %d has loss mask %d", i, t->loss_mask[i]);
+    if (t->kv_mixed && t->kv_mixed[i] > t->loss_mask[i])
+        return error_set(HONE_EFORMAT, "token %d has KV mark %d and loss mask %d", i,
+                         t->kv_mixed[i], t->loss_mask[i]);
     if (t->loss_mask[i] && (kind != SEGMENT_POLICY || version < 0))
         return error_set(HONE_EFORMAT, "token %d is trained but was not sampled by a policy", i);
     if (!t->loss_mask[i] && (t->behavior_logprob[i] != 0.0f || t->log_mass[i] != 0.0f))

@@ -76,6 +76,8 @@ struct trajectory {
     float *log_mass;         /* [token_count] log of surviving mass under top-k/p; 0 = all */
     int64_t *policy_version; /* [token_count]; -1 on prompt tokens; non-decreasing (G2) */
     uint8_t *loss_mask;      /* [token_count] 1 = sampled by the policy and trained */
+    uint8_t *kv_mixed;       /* [token_count] 1 = its logits saw keys and values that other weights
+                                than policy_version's had filled in; may be NULL: none */
     struct segment *segments;
     int32_t segment_count;
     uint8_t *routing; /* MoE choices, empty for dense models */
@@ -97,9 +99,13 @@ void trajectory_add_segment(struct trajectory *trajectory, enum segment_kind kin
 int64_t trajectory_oldest_version(const struct trajectory *trajectory);
 int64_t trajectory_newest_version(const struct trajectory *trajectory);
 int32_t trajectory_completion_tokens(const struct trajectory *trajectory);
+/* A piece of a completion is a trajectory without a prompt and with FINISH_NONE. Appends the tokens
+ * of `tail` to those of `to`, as one policy segment. */
+void trajectory_append(struct trajectory *to, const struct trajectory *tail);
 /* Checks array lengths, masks, G2 and finite logprobs; 0 or HONE_EFORMAT saying what is wrong:
  *   - segments tile the tokens in order; the prompt is the first segment and the only one of its
  * kind;
+ *   - kv_mixed is 0 or 1, and 1 only where loss_mask is;
  *   - loss_mask is 0 or 1, and 1 only on policy tokens that have a version;
  *   - behavior_logprob and log_mass are finite, not positive, and 0 where loss_mask is 0;
  *   - versions are -1 on the prompt and never go back (environment tokens may have -1);

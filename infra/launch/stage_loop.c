@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "infra/base/error.h"
+#include "infra/launch/stack_dump.h"
 
 /* Also the longest that a signal can go unnoticed which arrives between the check and the poll. */
 enum { POLL_MAX_MS = 250 };
@@ -50,6 +51,7 @@ int stage_loop_run(void *stage, stage_tick tick)
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGPIPE, &ignore, NULL);
+    stack_dump_install();
     int rc = die_with_parent();
     while (rc == 0) {
         if (stage_loop_interrupted())

@@ -22,6 +22,7 @@
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 
+enum { REPORT_LINES = 8 };
 enum { BACKOFF_FIRST_MS = 100, BACKOFF_MAX_MS = 5000, STOP_POLL_MS = 10 };
 
 /* Endings that a restart cannot mend: bad usage or recipe, bad input, a guard's decision. */
@@ -100,6 +101,7 @@ static _Noreturn void become_worker(const struct worker_spec *spec, int log_fd, 
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
     signal(SIGPIPE, SIG_DFL);
+    signal(SIGUSR1, SIG_IGN); /* until the worker can answer it */
     int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     dup2(null_fd, STDIN_FILENO);
     dup2(log_fd, STDOUT_FILENO);
@@ -136,11 +138,11 @@ static int start(struct supervisor *supervisor, struct worker_process *worker)
     return 0;
 }
 
-/* The last non-empty line of a worker's log. */
-static void last_line(const char *path, char *line, size_t capacity)
+/* The last lines of a worker's log, each after a line break. */
+static void last_lines(const char *path, char *lines, size_t capacity)
 {
     char tail[4096];
-    line[0] = '\0';
+    lines[0] = '\0';
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return;
@@ -153,8 +155,11 @@ static void last_line(const char *path, char *line, size_t capacity)
     if (bytes <= 0)
         return;
     tail[bytes] = '\0';
-    const char *start_of_line = strrchr(tail, '\n');
-    snprintf(line, capacity, "%s", start_of_line != NULL ? start_of_line + 1 : tail);
+    const char *start_of_lines = tail + bytes;
+    for (int count = 0; start_of_lines > tail; start_of_lines--)
+        if (start_of_lines[-1] == '\n' && ++count == REPORT_LINES)
+            break;
+    snprintf(lines, capacity, "\n%s", start_of_lines);
 }
 
 static void describe_end(const struct worker_process *worker, char *buffer, size_t capacity)
@@ -169,7 +174,7 @@ static void describe_end(const struct worker_process *worker, char *buffer, size
 /* A dead worker: waits for its next start, or has failed for good. */
 static int on_death(struct supervisor *supervisor, struct worker_process *worker)
 {
-    char how[128], line[1024];
+    char how[128], lines[2048];
     int64_t now = clock_now_ms(supervisor->clock);
     worker->pid = 0;
     describe_end(worker, how, sizeof how);
@@ -181,9 +186,18 @@ static int on_death(struct supervisor *supervisor, struct worker_process *worker
     bool hopeless = is_final(worker->exit_status);
     if (hopeless || worker->window_deaths > worker->spec.restart_max) {
         worker->status = WORKER_FAILED;
-        last_line(worker->spec.log_path, line, sizeof line);
-        return error_set(HONE_EPEER, "%s %s%s; its log %s ends with: %s", worker->spec.name, how,
-                         hopeless ? "" : " once too often", worker->spec.log_path, line);
+        last_lines(worker->spec.log_path, lines, sizeof lines);
+        if (hopeless)
+            return error_set(HONE_EPEER, "%s %s; its log %s ends with:%s", worker->spec.name, how,
+                             worker->spec.log_path, lines);
+        return error_set(HONE_EPEER,
+                         "%s %s once too often: %d times in %lld s (%d starts in all), and %d are "
+                         "allowed in %lld s; its log %s ends with:%s",
+                         worker->spec.name, how, worker->window_deaths,
+                         (long long)((now - worker->window_start_ms) / 1000), worker->restarts + 1,
+                         worker->spec.restart_max,
+                         (long long)(worker->spec.restart_window_ms / 1000), worker->spec.log_path,
+                         lines);
     }
     int64_t delay = BACKOFF_FIRST_MS;
     for (int i = 1; i < worker->window_deaths && delay < BACKOFF_MAX_MS; ++i)
@@ -318,4 +332,20 @@ enum worker_status supervisor_status(const struct supervisor *supervisor, int in
 int supervisor_restarts(const struct supervisor *supervisor, int index)
 {
     return worker_at(supervisor, index)->restarts;
+}
+
+int supervisor_find(const struct supervisor *supervisor, const char *name)
+{
+    for (int i = 0; i < supervisor->count; ++i)
+        if (supervisor->workers[i]->status == WORKER_RUNNING &&
+            strcmp(supervisor->workers[i]->spec.name, name) == 0)
+            return i;
+    return -1;
+}
+
+void supervisor_ask_stack(const struct supervisor *supervisor, int index)
+{
+    const struct worker_process *worker = worker_at(supervisor, index);
+    if (worker->status == WORKER_RUNNING)
+        kill(worker->pid, SIGUSR1); /* the worker alone, not what it has started */
 }

@@ -42,5 +42,9 @@ const char *supervisor_name(const struct supervisor *supervisor, int index);
 pid_t supervisor_pid(const struct supervisor *supervisor, int index);
 enum worker_status supervisor_status(const struct supervisor *supervisor, int index);
 int supervisor_restarts(const struct supervisor *supervisor, int index);
+/* Index of a running worker; -1: there is none of that name. */
+int supervisor_find(const struct supervisor *supervisor, const char *name);
+/* Asks a running worker to write its stack into its log (infra/launch/stack_dump.h). */
+void supervisor_ask_stack(const struct supervisor *supervisor, int index);
 
 #endif

@@ -29,9 +29,9 @@
 
 /* The commits are in RocksDB's "default". */
 static const char *const family_names[STORE_KEYSPACES] = {
-    [LOG_PROMPTS] = "prompts", [LOG_LEASES] = "leases",   [LOG_TRAJECTORIES] = "trajectories",
-    [LOG_GROUPS] = "groups",   [LOG_BATCHES] = "batches", [LOG_META] = "meta",
-    [LOG_COMMITS] = "default",
+    [LOG_PROMPTS] = "prompts",   [LOG_LEASES] = "leases",   [LOG_TRAJECTORIES] = "trajectories",
+    [LOG_GROUPS] = "groups",     [LOG_BATCHES] = "batches", [LOG_META] = "meta",
+    [LOG_PARTIALS] = "partials", [LOG_COMMITS] = "default",
 };
 
 struct rocks_store {

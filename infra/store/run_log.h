@@ -25,6 +25,7 @@ enum log_keyspace {
     LOG_GROUPS,       /* group_id -> GroupRecord */
     LOG_BATCHES,      /* batch number -> BatchRecord */
     LOG_META,         /* "hub" -> HubState, "chain", ... */
+    LOG_PARTIALS,     /* group_id, sample, offset -> Trajectory: a piece of a rollout in progress */
     LOG_KEYSPACE_COUNT
 };
 

@@ -149,7 +149,7 @@ static ProtobufCBinaryData place(unsigned char **cursor, const void *data, size_
 }
 
 static void build_arrays(struct wire_trajectory *wire, const struct trajectory *t,
-                         unsigned char *cursor, size_t runs, bool has_mass)
+                         unsigned char *cursor, size_t runs, bool has_mass, bool has_mixed)
 {
     Hone__Trajectory *m = &wire->message;
     size_t count = (size_t)t->token_count;
@@ -167,6 +167,9 @@ static void build_arrays(struct wire_trajectory *wire, const struct trajectory *
         memcpy(m->segments.data + (size_t)i * SEGMENT_BYTES, words, sizeof words);
     }
     m->loss_mask = place(&cursor, t->loss_mask, count);
+    m->has_kv_mixed = has_mixed;
+    if (has_mixed)
+        m->kv_mixed = place(&cursor, t->kv_mixed, count);
     m->has_routing = t->routing_bytes > 0;
     if (m->has_routing)
         m->routing = place(&cursor, t->routing, (size_t)t->routing_bytes);
@@ -179,7 +182,8 @@ void wire_trajectory_build(struct wire_trajectory *wire, const struct trajectory
     size_t count = (size_t)t->token_count;
     size_t runs = encode_runs(t->policy_version, t->token_count, NULL);
     bool has_mass = !all_zero(t->log_mass, t->token_count);
-    size_t bytes = count * (sizeof(int32_t) + 2 * sizeof(float) + 1) + runs * RUN_BYTES +
+    bool has_mixed = count > 0 && t->kv_mixed && memchr(t->kv_mixed, 1, count);
+    size_t bytes = count * (sizeof(int32_t) + 2 * sizeof(float) + 2) + runs * RUN_BYTES +
                    (size_t)t->segment_count * SEGMENT_BYTES + (size_t)t->routing_bytes;
     struct trajectory_storage *storage = memory_alloc(1, sizeof *storage + bytes);
     Hone__Trajectory *m = &wire->message;
@@ -196,7 +200,7 @@ void wire_trajectory_build(struct wire_trajectory *wire, const struct trajectory
     m->lease_id = t->lease_id;
     m->fence = t->fence;
     m->prompt_token_count = t->prompt_tokens;
-    build_arrays(wire, t, storage->arrays, runs, has_mass);
+    build_arrays(wire, t, storage->arrays, runs, has_mass, has_mixed);
     m->finish = t->finish;
     m->sampling = &storage->sampling_message;
     m->reward = &storage->reward_message.message;
@@ -230,6 +234,8 @@ static int check_sizes(const Hone__Trajectory *m, size_t count)
         rc = check_array("log_mass", &m->log_mass, count * sizeof(float));
     if (rc == 0)
         rc = check_array("loss_mask", &m->loss_mask, count);
+    if (rc == 0 && m->has_kv_mixed)
+        rc = check_array("kv_mixed", &m->kv_mixed, count);
     if (rc < 0)
         return rc;
     if (m->version_runs.len % RUN_BYTES != 0 || m->version_runs.len / RUN_BYTES > count)
@@ -273,6 +279,8 @@ static int read_arrays(const Hone__Trajectory *m, struct trajectory *t)
     copy_array(t->loss_mask, &m->loss_mask);
     if (m->has_log_mass)
         copy_array(t->log_mass, &m->log_mass);
+    if (m->has_kv_mixed)
+        copy_array(t->kv_mixed, &m->kv_mixed);
     t->segment_count = (int32_t)(m->segments.len / SEGMENT_BYTES);
     t->segments = MEMORY_ARRAY(struct segment, t->segment_count);
     for (int32_t i = 0; i < t->segment_count; i++) {

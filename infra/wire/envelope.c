@@ -45,6 +45,8 @@ static const struct kind_rule rules[] = {
     RULE(WEIGHTS_SLOT, weights_slot, 16 * MIB),
     RULE(WEIGHTS_SLOT_CHECKSUMS, weights_slot_checksums, 16 * MIB),
     RULE(WEIGHTS_REDIRECT, weights_redirect, 64 * KIB),
+    RULE(PROGRESS, progress, 16 * MIB),
+    RULE(PROGRESS_ACK, progress_ack, 64 * KIB),
 };
 
 #define KIND_COUNT (sizeof rules / sizeof *rules)

@@ -20,12 +20,13 @@
 #include "infra/wire/weight_channel.h"
 #include "tests/actors/tiny_model.h"
 
-#define KEPT_MAX   1024
-#define TICKS_MAX  30000
-#define SLOTS      4
-#define TICK_NS    INT64_C(10000000) /* simulated; a tick takes about 1 ms of real time */
-#define MAX_TOKENS 60
-#define COMPLETION 20
+#define KEPT_MAX     1024
+#define TICKS_MAX    30000
+#define SLOTS        4
+#define TICK_NS      INT64_C(10000000) /* simulated; a tick takes about 1 ms of real time */
+#define MAX_TOKENS   60
+#define COMPLETION   20
+#define SAMPLES_KEPT 8
 
 /* ---- the scripted world ---- */
 
@@ -41,6 +42,10 @@ struct hub {
     int kept_count;
     char waiting_for[96];
     int64_t beat_version, beat_swaps, beat_tokens;
+    int reports;                            /* of rollouts in flight */
+    bool forgets;                           /* reports are not acknowledged */
+    int32_t over;                           /* sample whose lease it says is over; 0 none */
+    struct trajectory pieces[SAMPLES_KEPT]; /* by sample index, put together */
 };
 
 struct world {
@@ -104,6 +109,30 @@ static void hub_keep(struct world *w, const Hone__Trajectory *message)
     hub->kept[hub->kept_count++] = trajectory;
 }
 
+static void hub_progress(struct world *w, const Hone__Progress *message)
+{
+    struct hub *hub = &w->hub;
+    struct trajectory piece;
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__ProgressAck ack = HONE__PROGRESS_ACK__INIT;
+    hub->reports++;
+    assert_int_equal(wire_trajectory_read(message->chunk, &piece), 0);
+    assert_in_range(piece.sample_index, 0, SAMPLES_KEPT - 1);
+    struct trajectory *kept = &hub->pieces[piece.sample_index];
+    if (kept->tokens == NULL)
+        trajectory_init(kept, 0);
+    if (message->offset == kept->token_count && !hub->forgets)
+        trajectory_append(kept, &piece);
+    ack.lease_id = piece.lease_id;
+    ack.fence = piece.fence;
+    ack.sample_index = piece.sample_index;
+    ack.tokens = piece.sample_index == hub->over ? -1 : kept->token_count;
+    envelope.progress_ack = &ack;
+    trajectory_release(&piece);
+    if (!hub->forgets)
+        hub_send(w, HONE__KIND__KIND_PROGRESS_ACK, &envelope);
+}
+
 static void hub_answer_heartbeat(struct world *w)
 {
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
@@ -131,6 +160,9 @@ static void hub_handle(struct world *w, const Hone__Envelope *envelope)
         break;
     case HONE__KIND__KIND_TRAJECTORY:
         hub_keep(w, envelope->trajectory);
+        break;
+    case HONE__KIND__KIND_PROGRESS:
+        hub_progress(w, envelope->progress);
         break;
     case HONE__KIND__KIND_LEASE_RETURN:
         hub->returns++;
@@ -206,7 +238,7 @@ static void open_hub(struct world *w)
 /* Between inproc sockets a message is there once it is sent, so that simulated time and it keep
  * step; but such a connection ends for good with its server. ipc goes through the sockets' own
  * threads. */
-static void world_open_on(struct world *w, bool ipc)
+static void world_open_on(struct world *w, bool ipc, int32_t progress_tokens)
 {
     memset(w, 0, sizeof *w);
     w->now_ns = INT64_C(1000000000000);
@@ -229,7 +261,8 @@ static void world_open_on(struct world *w, bool ipc)
                                                .prefill_chunk_tokens = 8,
                                                .max_sequence_tokens = MAX_TOKENS,
                                                .rng_purpose = RNG_SAMPLE},
-                                    .weights = {.deadline_ms = 10000}};
+                                    .weights = {.deadline_ms = 10000},
+                                    .progress_tokens = progress_tokens};
     open_hub(w);
     assert_int_equal(weight_publisher_create(&w->publisher, w->context, w->weights_endpoint,
                                              &w->clock, &options.weights),
@@ -240,7 +273,7 @@ static void world_open_on(struct world *w, bool ipc)
 
 static void world_open(struct world *w)
 {
-    world_open_on(w, false);
+    world_open_on(w, false, 0);
 }
 
 static void world_close(struct world *w)
@@ -251,6 +284,8 @@ static void world_close(struct world *w)
     wire_context_destroy(w->context);
     for (int i = 0; i < w->hub.kept_count; i++)
         trajectory_release(&w->hub.kept[i]);
+    for (int i = 0; i < SAMPLES_KEPT; i++)
+        trajectory_release(&w->hub.pieces[i]);
     model_free(w->model);
     compute_close(&w->compute);
     memory_free(w->flat);
@@ -317,17 +352,21 @@ static int world_until_end(struct world *w)
     return rc;
 }
 
-static void lease(struct world *w, uint64_t id, int32_t samples, int64_t min_version,
-                  int64_t deadline_ms)
+/* A lease of samples 2, 3, ... of prompt `id`, under a fence of its own; with what was reported of
+ * them when `resumes`. */
+static void lease_again(struct world *w, uint64_t id, uint64_t fence, int32_t samples,
+                        int64_t min_version, int64_t deadline_ms, bool resumes)
 {
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     Hone__Lease message = HONE__LEASE__INIT;
     Hone__Sampling sampling_message;
+    struct wire_trajectory wires[SAMPLES_KEPT];
+    Hone__Trajectory *pointers[SAMPLES_KEPT];
     int32_t prompt[5] = {1, 20, 30, (int32_t)(id % 16), 7};
     struct sampling sampling = {
         .temperature = 1.0f, .top_p = 1.0f, .max_completion_tokens = COMPLETION, .seed = 5};
-    message.lease_id = id;
-    message.fence = 70 + id;
+    message.lease_id = fence - 70;
+    message.fence = fence;
     message.group_id = 500 + id;
     message.prompt_id = id;
     message.sample_first = 2;
@@ -340,10 +379,25 @@ static void lease(struct world *w, uint64_t id, int32_t samples, int64_t min_ver
     message.min_policy_version = min_version;
     message.has_deadline_ms = deadline_ms != 0;
     message.deadline_ms = deadline_ms;
+    for (int32_t i = 2; resumes && i < 2 + samples; i++) {
+        w->hub.pieces[i].sample_index = i;
+        wire_trajectory_build(&wires[message.n_prefixes], &w->hub.pieces[i]);
+        pointers[message.n_prefixes] = &wires[message.n_prefixes].message;
+        message.n_prefixes++;
+    }
+    message.prefixes = pointers;
     message.has_leased_ms = 1;
     message.leased_ms = clock_unix_ms(&w->clock);
     envelope.lease = &message;
     hub_send(w, HONE__KIND__KIND_LEASE, &envelope);
+    for (size_t k = 0; k < message.n_prefixes; k++)
+        wire_trajectory_release(&wires[k]);
+}
+
+static void lease(struct world *w, uint64_t id, int32_t samples, int64_t min_version,
+                  int64_t deadline_ms)
+{
+    lease_again(w, id, 70 + id, samples, min_version, deadline_ms, false);
 }
 
 /* G6 across the wire: what arrived equals what a trainer of the same weights computes. */
@@ -512,7 +566,7 @@ static void test_trajectories_are_kept_until_acknowledged(void **state)
 {
     (void)state;
     struct world w;
-    world_open_on(&w, true);
+    world_open_on(&w, true, 0);
     publish(&w, &w.config, w.flat, 0);
     world_until(&w, &w.hub.hellos, 1);
     w.hub.acknowledges = false;
@@ -548,6 +602,67 @@ static void test_trajectories_are_kept_until_acknowledged(void **state)
         arrivals = w.hub.arrivals;
         world_run(&w, 6000);
     }
+    world_close(&w);
+}
+
+/* What one actor reported another one goes on from: the same trajectory comes out. */
+static void test_progress_is_reported_and_continued(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open_on(&w, false, 6);
+    publish(&w, &w.config, w.flat, 0);
+    world_until(&w, &w.hub.heartbeats, 1);
+    lease(&w, 1, 2, 0, 0);
+    world_until(&w, &w.hub.kept_count, 2);
+    assert_int_equal(w.hub.reports, 2 * 3); /* at 6, 12 and 18 of 20 tokens */
+    for (int i = 2; i < 4; i++)
+        assert_in_range(w.hub.pieces[i].token_count, 18, COMPLETION - 1);
+    for (int i = 0; i < 2; i++) {
+        const struct trajectory *t = &w.hub.kept[i];
+        const struct trajectory *piece = &w.hub.pieces[t->sample_index];
+        assert_memory_equal(piece->tokens, t->tokens + t->prompt_tokens,
+                            (size_t)piece->token_count * sizeof(int32_t));
+    }
+    int reports = w.hub.reports;
+    lease_again(&w, 1, 90, 2, 0, 0, true);
+    world_until(&w, &w.hub.kept_count, 4);
+    assert_int_equal(w.hub.reports, reports); /* nothing that the hub did not have */
+    for (int i = 2; i < 4; i++) {
+        const struct trajectory *t = &w.hub.kept[i];
+        const struct trajectory *before = &w.hub.kept[t->sample_index - 2];
+        assert_int_equal(t->fence, 90);
+        assert_int_equal(before->sample_index, t->sample_index);
+        assert_int_equal(t->token_count, before->token_count);
+        assert_memory_equal(t->tokens, before->tokens, (size_t)t->token_count * sizeof(int32_t));
+        assert_memory_equal(t->behavior_logprob, before->behavior_logprob,
+                            (size_t)t->token_count * sizeof(float));
+        assert_trainer_agrees(&w, w.flat, t);
+    }
+    world_close(&w);
+}
+
+/* A hub that says nothing is told again, from the last token that it has acknowledged; one that
+ * says that the lease is over gets nothing more of it. */
+static void test_progress_is_acknowledged(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open_on(&w, false, 6);
+    w.hub.forgets = true;
+    publish(&w, &w.config, w.flat, 0);
+    world_until(&w, &w.hub.heartbeats, 1);
+    lease(&w, 1, 1, 0, 0);
+    world_until(&w, &w.hub.kept_count, 1);
+    assert_int_equal(w.hub.reports, 3);
+    assert_int_equal(w.hub.pieces[2].token_count, 0);
+    w.hub.forgets = false;
+    w.hub.over = 3;
+    lease(&w, 2, 2, 0, 0);
+    world_until(&w, &w.hub.reports, 5); /* one of each sample; then the lease is over */
+    world_run(&w, 7000);
+    assert_int_equal(w.hub.reports, 5);
+    assert_int_equal(w.hub.kept_count, 1);
     world_close(&w);
 }
 
@@ -654,6 +769,8 @@ int main(void)
         cmocka_unit_test(test_weights_arrive_in_the_middle_of_a_sequence),
         cmocka_unit_test(test_a_lost_credit_is_not_waited_for_for_ever),
         cmocka_unit_test(test_trajectories_are_kept_until_acknowledged),
+        cmocka_unit_test(test_progress_is_reported_and_continued),
+        cmocka_unit_test(test_progress_is_acknowledged),
         cmocka_unit_test(test_leases_end),
         cmocka_unit_test(test_the_end),
         cmocka_unit_test(test_refusal_and_foreign_weights_are_errors),

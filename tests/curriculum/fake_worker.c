@@ -85,35 +85,6 @@ static void actor_credit(struct world *world, struct fake_worker *actor)
         actor->credit += credit.samples;
 }
 
-static void actor_lease(struct world *world, struct fake_worker *actor, const Hone__Lease *lease)
-{
-    actor->credit -= lease->sample_count < actor->credit ? lease->sample_count : actor->credit;
-    assert_int_equal(lease->prompt_tokens.len, world->prompts[lease->prompt_id].token_count * 4);
-    for (int i = 0; i < WORLD_HELD_MAX; i++)
-        if (actor->samples[i].used && actor->samples[i].lease_id == lease->lease_id)
-            return; /* sent again */
-    for (int32_t k = 0; k < lease->sample_count; k++) {
-        int free_slot = 0;
-        while (free_slot < WORLD_HELD_MAX && actor->samples[free_slot].used)
-            free_slot++;
-        assert_in_range(free_slot, 0, WORLD_HELD_MAX - 1);
-        struct held_sample *sample = &actor->samples[free_slot];
-        memset(sample, 0, sizeof *sample);
-        sample->used = true;
-        sample->lease_id = lease->lease_id;
-        sample->fence = lease->fence;
-        sample->group_id = lease->group_id;
-        sample->prompt_id = lease->prompt_id;
-        sample->index = lease->sample_first + k;
-        sample->seed = lease->sampling->seed;
-        sample->id = fake_mix(fake_mix(lease->group_id, (uint64_t)sample->index), lease->fence);
-        sample->min_version = lease->min_policy_version;
-        sample->first_version = -1;
-        sample->wait_ticks = 1 + (int)world_draw(world, 40);
-        sample->sent_tick = -1;
-    }
-}
-
 /* The tokens depend on what the lease says and on the version, on nothing else. */
 static void fill_trajectory(struct world *world, const struct held_sample *sample,
                             struct trajectory *trajectory)
@@ -145,6 +116,121 @@ static void fill_trajectory(struct world *world, const struct held_sample *sampl
         trajectory->behavior_logprob[at + i] = -1.0f;
         trajectory->policy_version[at + i] =
             2 * i < length ? sample->first_version : sample->last_version;
+    }
+}
+
+/* A sample of the lease goes on from what was reported of it: by whom does not matter, what it says
+ * does. */
+static void resume_sample(struct world *world, struct fake_worker *actor, const Hone__Lease *lease,
+                          const Hone__Trajectory *message)
+{
+    struct trajectory prefix, whole;
+    assert_int_equal(wire_trajectory_read(message, &prefix), 0);
+    for (int i = 0; i < WORLD_HELD_MAX; i++) {
+        struct held_sample *sample = &actor->samples[i];
+        if (!sample->used || sample->lease_id != lease->lease_id ||
+            sample->index != prefix.sample_index)
+            continue;
+        sample->resumed = true;
+        sample->first_version = prefix.policy_version[0];
+        sample->reported = sample->durable = prefix.token_count;
+        assert_true(sample->first_version >= 0 && prefix.prompt_tokens == 0);
+        assert_true(lease->min_policy_version >= trajectory_newest_version(&prefix)); /* G2 */
+        sample->last_version = sample->first_version;
+        fill_trajectory(world, sample, &whole);
+        assert_true(prefix.token_count < whole.token_count - whole.prompt_tokens);
+        assert_memory_equal(prefix.tokens, whole.tokens + whole.prompt_tokens,
+                            (size_t)prefix.token_count * sizeof(int32_t));
+        trajectory_release(&whole);
+        world->resumed++;
+    }
+    trajectory_release(&prefix);
+}
+
+static void actor_lease(struct world *world, struct fake_worker *actor, const Hone__Lease *lease)
+{
+    actor->credit -= lease->sample_count < actor->credit ? lease->sample_count : actor->credit;
+    assert_int_equal(lease->prompt_tokens.len, world->prompts[lease->prompt_id].token_count * 4);
+    for (int i = 0; i < WORLD_HELD_MAX; i++)
+        if (actor->samples[i].used && actor->samples[i].lease_id == lease->lease_id)
+            return; /* sent again */
+    for (int32_t k = 0; k < lease->sample_count; k++) {
+        int free_slot = 0;
+        while (free_slot < WORLD_HELD_MAX && actor->samples[free_slot].used)
+            free_slot++;
+        assert_in_range(free_slot, 0, WORLD_HELD_MAX - 1);
+        struct held_sample *sample = &actor->samples[free_slot];
+        memset(sample, 0, sizeof *sample);
+        sample->used = true;
+        sample->lease_id = lease->lease_id;
+        sample->fence = lease->fence;
+        sample->group_id = lease->group_id;
+        sample->prompt_id = lease->prompt_id;
+        sample->index = lease->sample_first + k;
+        sample->seed = lease->sampling->seed;
+        sample->id = fake_mix(fake_mix(lease->group_id, (uint64_t)sample->index), lease->fence);
+        sample->min_version = lease->min_policy_version;
+        sample->first_version = -1;
+        sample->wait_ticks = 1 + (int)world_draw(world, 40);
+        sample->sent_tick = -1;
+    }
+    for (size_t i = 0; i < lease->n_prefixes; i++)
+        resume_sample(world, actor, lease, lease->prefixes[i]);
+}
+
+/* Reports tokens of the first version, a few at a time, from what the hub has acknowledged on. */
+static void report_sample(struct world *world, struct fake_worker *actor,
+                          struct held_sample *sample)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__Progress progress = HONE__PROGRESS__INIT;
+    struct trajectory whole;
+    struct wire_trajectory wire;
+    sample->last_version = sample->first_version;
+    fill_trajectory(world, sample, &whole);
+    struct trajectory piece = whole; /* a view */
+    int32_t at = whole.prompt_tokens + sample->durable;
+    int32_t most = (whole.token_count - whole.prompt_tokens + 1) / 2 - sample->durable;
+    struct segment segment = {.kind = SEGMENT_POLICY};
+    segment.count = most > 0 ? 1 + (int32_t)world_draw(world, (uint64_t)most) : 0;
+    piece.prompt_tokens = 0;
+    piece.token_count = segment.count;
+    piece.segment_count = 1;
+    piece.segments = &segment;
+    piece.finish = FINISH_NONE;
+    piece.tokens += at;
+    piece.loss_mask += at;
+    piece.behavior_logprob += at;
+    piece.log_mass += at;
+    piece.policy_version += at;
+    piece.kv_mixed += at;
+    wire_trajectory_build(&wire, &piece);
+    progress.offset = sample->durable;
+    progress.chunk = &wire.message;
+    envelope.progress = &progress;
+    if (segment.count > 0 && say(actor, &envelope, HONE__KIND__KIND_PROGRESS)) {
+        world->reports++;
+        sample->reported = sample->durable + segment.count;
+    }
+    wire_trajectory_release(&wire);
+    trajectory_release(&whole);
+}
+
+static void actor_progress_ack(struct world *world, struct fake_worker *actor,
+                               const Hone__ProgressAck *ack)
+{
+    for (int i = 0; i < WORLD_HELD_MAX; i++) {
+        struct held_sample *sample = &actor->samples[i];
+        if (!sample->used || sample->lease_id != ack->lease_id ||
+            sample->index != ack->sample_index)
+            continue;
+        assert_true(ack->tokens <= sample->reported);
+        if (ack->tokens >= 0)
+            sample->durable = ack->tokens;
+        else if (!sample->finished) { /* nobody waits for it any more */
+            sample->used = false;
+            world->over++;
+        }
     }
 }
 
@@ -184,6 +270,7 @@ static void actor_ack(struct world *world, struct fake_worker *actor,
 
 static void actor_work(struct world *world, struct fake_worker *actor)
 {
+    const struct world_rates *rates = &world->options.rates;
     for (int i = 0; i < WORLD_HELD_MAX; i++) {
         struct held_sample *sample = &actor->samples[i];
         if (!sample->used)
@@ -191,7 +278,11 @@ static void actor_work(struct world *world, struct fake_worker *actor)
         if (!sample->finished) {
             if (sample->first_version < 0 && actor->version >= sample->min_version)
                 sample->first_version = actor->version;
-            if (sample->first_version < 0 || sample->wait_ticks-- > 0)
+            if (sample->first_version >= 0 && rates->progress > 0 &&
+                world_draw(world, 1000) < (uint64_t)rates->progress)
+                report_sample(world, actor, sample);
+            if (sample->first_version < 0 || actor->version < sample->min_version ||
+                sample->wait_ticks-- > 0)
                 continue;
             sample->last_version = actor->version;
             sample->finished = true;
@@ -471,6 +562,9 @@ static void on_message(struct world *world, struct fake_worker *worker,
         break;
     case HONE__KIND__KIND_TRAJECTORY_ACK:
         actor_ack(world, worker, envelope->trajectory_ack);
+        break;
+    case HONE__KIND__KIND_PROGRESS_ACK:
+        actor_progress_ack(world, worker, envelope->progress_ack);
         break;
     case HONE__KIND__KIND_WEIGHTS_NOTICE:
         if (envelope->weights_notice->version > worker->version)

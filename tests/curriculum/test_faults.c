@@ -30,13 +30,14 @@ static struct world_options storm(uint64_t seed, int32_t staleness_max)
                                          .hub_death = 6,
                                          .duplicate = 30,
                                          .score_error = 30,
-                                         .score_timeout = 30};
+                                         .score_timeout = 30,
+                                         .progress = 100};
     return options;
 }
 
 static void weather(int32_t staleness_max)
 {
-    int64_t deaths = 0, restarts = 0, duplicates = 0, stale = 0;
+    int64_t deaths = 0, restarts = 0, duplicates = 0, stale = 0, resumed = 0;
     for (int seed = 1; seed <= seeds; seed++) {
         struct world world;
         struct world_options options = storm((uint64_t)seed, staleness_max);
@@ -53,12 +54,14 @@ static void weather(int32_t staleness_max)
         restarts += world.hub_restarts;
         duplicates += world.duplicates_sent;
         stale += world.staleness_seen;
+        resumed += world.resumed;
         world_end(&world);
     }
     print_message("staleness_max %d: %d runs, %lld worker deaths, %lld hub restarts, %lld "
-                  "duplicates\n",
+                  "duplicates, %lld rollouts continued\n",
                   staleness_max, seeds, (long long)deaths, (long long)restarts,
-                  (long long)duplicates);
+                  (long long)duplicates, (long long)resumed);
+    assert_true(resumed >= seeds);
     assert_true(deaths >= seeds && restarts >= seeds && duplicates >= seeds);
     assert_true(staleness_max == 0 || stale > 0);
 }

@@ -5,10 +5,6 @@
 #include <cmocka.h>
 
 #include <math.h>
-#include <signal.h>
-#include <stdio.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "curriculum/group_table.h"
 
@@ -53,44 +49,6 @@ static void test_life_of_a_group(void **state)
     group_table_release(&table);
 }
 
-/* T1: in a child process, because a forbidden move is a bug and ends it. */
-static bool move_is_allowed(enum group_state from, enum group_state to, bool scored)
-{
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        struct group_table table;
-        signal(SIGABRT, SIG_DFL);
-        if (freopen("/dev/null", "w", stderr) == NULL)
-            _exit(3);
-        group_table_init(&table);
-        struct group *group = group_table_add(&table, 0, 0, 1);
-        if (scored)
-            score(group, 0, REWARD_OK, 1);
-        group->state = from;
-        group_table_move(&table, group, to);
-        _exit(0);
-    }
-    int status;
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
-
-static void test_only_these_moves(void **state)
-{
-    (void)state;
-    for (int from = GROUP_LEASED; from <= GROUP_DROPPED; from++) {
-        for (int to = GROUP_LEASED; to <= GROUP_DROPPED; to++) {
-            bool wanted = (from == GROUP_LEASED && to == GROUP_SCORED) ||
-                          (from == GROUP_SCORED && (to == GROUP_BATCHED || to == GROUP_DROPPED)) ||
-                          (from == GROUP_BATCHED && to == GROUP_TRAINED);
-            assert_int_equal(move_is_allowed((enum group_state)from, (enum group_state)to, true),
-                             wanted);
-        }
-    }
-    assert_false(move_is_allowed(GROUP_LEASED, GROUP_SCORED, false));
-}
-
 static void test_what_a_group_is_worth(void **state)
 {
     (void)state;
@@ -124,7 +82,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_life_of_a_group),
-        cmocka_unit_test(test_only_these_moves),
         cmocka_unit_test(test_what_a_group_is_worth),
         cmocka_unit_test(test_reasons),
     };

@@ -42,6 +42,7 @@ struct world_options world_defaults(void)
                                               .drop_zero_advantage = true,
                                               .refill_max = 2,
                                               .lease_timeout_ms = 60000,
+                                              .lease_retries = 3,
                                               .score_retries = 2,
                                               .max_error_rate = 1,
                                               .stall_ms = 60000};

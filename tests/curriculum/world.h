@@ -21,6 +21,8 @@ struct held_sample { /* one sample of a lease that an actor works on, or one it 
     uint64_t lease_id, fence, group_id, prompt_id, id, seed;
     int32_t index;
     int64_t min_version, first_version, last_version;
+    int32_t reported, durable; /* completion tokens */
+    bool resumed;              /* from what another reported */
     int wait_ticks;
     int64_t sent_tick; /* -1: not yet */
 };
@@ -58,6 +60,7 @@ struct fake_learner {
 
 struct world_rates { /* per tick, out of 1000 */
     int actor_death, scorer_death, learner_death, hub_death, duplicate, score_error, score_timeout;
+    int progress; /* a rollout in progress is reported */
 };
 
 struct world_options {
@@ -93,7 +96,8 @@ struct world {
     uint64_t batch_hash[WORLD_BATCHES_MAX];
     uint64_t acked[WORLD_ACKED_MAX]; /* trajectories that the hub acknowledged */
     int64_t acked_count;
-    int64_t batches_out_of_turn; /* sent to a learner that had them, or was not there yet */
+    int64_t batches_out_of_turn;    /* sent to a learner that had them, or was not there yet */
+    int64_t reports, resumed, over; /* progress sent; samples continued; told that it is over */
     int64_t deaths, hub_restarts, duplicates_sent, refusals, staleness_seen, trajectories_sent;
     bool hub_may_stop; /* an error of the hub ends the run instead of failing the test */
     int hub_error;

@@ -29,6 +29,10 @@ for value in $(metric run/metrics/rl.jsonl mismatch/unequal_tokens); do
 done
 expect "audit" "$hone" audit run
 expect "inspect shows text and logprobs" sh -c "'$hone' inspect run --limit 1 --tokens | grep -q completion"
+expect "inspect finds what was trained" sh -c "'$hone' inspect run --limit 1000 --status trained | grep -c '^trajectory' | grep -qx 96"
+expect "inspect says in which batch" sh -c "'$hone' inspect run --limit 1 --status trained | grep -q 'its group is trained in batch'"
+expect "inspect says that nothing failed" sh -c "'$hone' inspect run --status timeout | grep -q 'no trajectory matches'"
+expect "inspect refuses a status that is none" sh -c "! '$hone' inspect run --status happy 2>refused.txt && grep -q zero_advantage refused.txt"
 
 # shellcheck disable=SC2086
 "$hone" run recipe.yaml output_dir="$scratch/run" rl.staleness_max=2 pools.actors.workers=2 $short >again.txt 2>log2.txt ||

@@ -52,7 +52,7 @@ struct world {
     struct wire_server *server;
     struct wire_peer peer;
     bool generates; /* the next batch is sampled and sent when the last one is done */
-    int hellos, readies, dones, heartbeats;
+    int hellos, readies, dones, heartbeats, absences;
     bool answers; /* the hub answers heartbeats */
     int64_t ready_durable, ready_version;
     int64_t trained, durable, sent;
@@ -153,6 +153,10 @@ static void hub_tick(struct world *w)
             break;
         case HONE__KIND__KIND_HEARTBEAT:
             w->heartbeats++;
+            if (envelope->heartbeat->has_absent_ms && envelope->heartbeat->absent_ms > 0) {
+                assert_non_null(strstr(envelope->heartbeat->doing, "saving the "));
+                w->absences++;
+            }
             if (w->answers)
                 send_heartbeat(w);
             break;
@@ -472,6 +476,7 @@ static void test_a_restart_equals_the_uninterrupted_run(void **state)
     }
     check_metrics(w.metrics_path);
     check_final(&w);
+    assert_true(w.absences >= 3); /* before every checkpoint and the result */
     stop_and_finish(&w);
     stop_learner(&w);
 

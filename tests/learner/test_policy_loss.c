@@ -216,6 +216,15 @@ static void engines_are_compared_bit_for_bit(void **state)
     streams_run(&f, &loss);
     assert_int_equal(loss.stats.unequal_tokens, 1);
     assert_true(loss.stats.abs_logprob_difference_max > 0.0);
+    assert_int_equal(loss.stats.mixed_kv_tokens, 0);
+    /* Sampled with keys and values of other weights: counted apart, whatever its version. */
+    static const uint8_t mixed[] = {0, 0, 1, 0, 1};
+    f.data[0].kv_mixed = mixed;
+    streams_run(&f, &loss);
+    assert_int_equal(loss.stats.mixed_kv_tokens, 2);
+    assert_int_equal(loss.stats.current_version_tokens, 2);
+    assert_int_equal(loss.stats.unequal_tokens, 0);
+    f.data[0].kv_mixed = NULL;
     loss.current_version = -1;
     streams_run(&f, &loss);
     assert_int_equal(loss.stats.current_version_tokens, 0);

@@ -63,6 +63,8 @@ void hub_store_lease(struct curriculum_stage *hub, const struct lease *lease)
     record.sample_count = lease->count;
     record.worker = holder;
     record.deadline_ms = lease->deadline_ms;
+    record.has_leased_ms = 1;
+    record.leased_ms = lease->leased_ms;
     put(hub, LOG_LEASES, lease->id, &record.base);
 }
 
@@ -487,7 +489,9 @@ static int recover_lease(void *context, const void *key, size_t key_bytes, const
                           .count = record->sample_count,
                           .min_version = 0,
                           .deadline_ms = record->deadline_ms,
-                          .leased_ms = record->deadline_ms - hub->options.lease_timeout_ms,
+                          .leased_ms = record->has_leased_ms
+                                           ? record->leased_ms
+                                           : record->deadline_ms - hub->options.lease_timeout_ms,
                           .incarnation = strtoull(slash + 1, NULL, 16),
                           .state = LEASE_OUT};
     if (hub->options.staleness_max == 0)

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "curriculum/hub_store.h"
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
 #include "infra/base/memory.h"
@@ -168,6 +169,7 @@ static void take_piece(struct curriculum_stage *hub, struct lease *lease, const 
     store_piece(hub, group, index, message->chunk);
     add_piece(partial, piece);
     lease->deadline_ms = clock_unix_ms(hub->clock) + hub->options.lease_timeout_ms;
+    hub_store_lease(hub, lease); /* H2 */
     hub->partial_reports++;
     hub_progress(hub);
 }

@@ -210,7 +210,8 @@ static void report_sample(struct world *world, struct fake_worker *actor,
     envelope.progress = &progress;
     if (segment.count > 0 && say(actor, &envelope, HONE__KIND__KIND_PROGRESS)) {
         world->reports++;
-        sample->reported = sample->durable + segment.count;
+        if (sample->durable + segment.count > sample->reported)
+            sample->reported = sample->durable + segment.count;
     }
     wire_trajectory_release(&wire);
     trajectory_release(&whole);

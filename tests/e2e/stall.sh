@@ -58,7 +58,7 @@ for victim in learner actor-0 curriculum; do
     if [ $victim != curriculum ]; then
         await 30 "inspect says that $victim is silent" says_root "^  $victim is silent"
         await 30 "status.json says so" grep -q "\"root\": \"$victim\"" run/status.json
-        expect "and that the run is stalled" grep -q '"state": "stalled"' run/status.json
+        await 30 "and that the run is stalled" grep -q '"state": "stalled"' run/status.json
     fi
     kill -CONT "$pid"
     await 30 "the stack of $victim is in its log" grep -q "stack of the stage" "run/logs/$victim.log"

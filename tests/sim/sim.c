@@ -72,6 +72,7 @@ static void draw_run(struct sim *sim, struct world_options *options)
     options->rates.score_error = between(sim, 0, 60);
     options->rates.score_timeout = between(sim, 0, 60);
     options->rates.duplicate = between(sim, 0, 60);
+    options->rates.progress = between(sim, 0, 60);
     sim->storm_ticks = between(sim, 50, 500);
 }
 

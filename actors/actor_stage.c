@@ -12,6 +12,7 @@
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 #include "infra/wire/codec.h"
+#include "infra/wire/envelope.h"
 #include "infra/wire/weight_channel.h"
 
 #define MESSAGES_PER_TICK 64
@@ -35,7 +36,7 @@ struct actor_stage {
 
     /* the hub, times monotonic */
     uint64_t incarnation;
-    bool welcomed;
+    bool welcomed, asked_for_hello;
     char run_id[NAME_MAX_BYTES];
     int64_t heard_ms, hello_ms, heartbeat_ms;
     int64_t leased_ms; /* when a lease came last */
@@ -132,8 +133,10 @@ static void send_hello(struct actor_stage *s, int64_t now_ms)
     hello.has_policy_version = 1;
     hello.policy_version = s->version;
     envelope.hello = &hello;
-    if (send_kind(s, HONE__KIND__KIND_HELLO, &envelope))
-        s->hello_ms = now_ms;
+    if (!send_kind(s, HONE__KIND__KIND_HELLO, &envelope))
+        return;
+    s->hello_ms = now_ms;
+    s->asked_for_hello = false;
 }
 
 static void send_lease_return(struct actor_stage *s, uint64_t lease_id, uint64_t fence,
@@ -409,6 +412,9 @@ static int handle_message(struct actor_stage *s, const Hone__Envelope *envelope)
     case HONE__KIND__KIND_WEIGHTS_NOTICE:
         want_weights(s, envelope->weights_notice->endpoint);
         break;
+    case HONE__KIND__KIND_HEARTBEAT:
+        s->asked_for_hello = s->asked_for_hello || envelope_asks_for_hello(envelope);
+        break;
     case HONE__KIND__KIND_STOP:
         log_info("stop: %s", envelope->stop->reason ? envelope->stop->reason : "the run is done");
         s->finished = true;
@@ -617,8 +623,8 @@ int actor_stage_tick(void *stage, struct stage_wait *wait)
     if (rc < 0)
         return rc;
     bool silent = !s->welcomed || now_ms - s->heard_ms > HUB_SILENT_MS;
-    if (!s->finished &&
-        ((silent && now_ms - s->hello_ms > HUB_SILENT_MS) || owed_too_long(s, now_ms)))
+    if (!s->finished && (s->asked_for_hello || (silent && now_ms - s->hello_ms > HUB_SILENT_MS) ||
+                         owed_too_long(s, now_ms)))
         send_hello(s, now_ms);
     expire_leases(s);
     feed_engine(s);

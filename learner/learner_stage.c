@@ -17,6 +17,7 @@
 #include "infra/base/file.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
+#include "infra/wire/envelope.h"
 #include "learner/policy.h"
 #include "learner/publisher.h"
 #include "learner/rl_step.h"
@@ -49,7 +50,7 @@ struct learner_stage {
 
     /* the hub, times monotonic */
     uint64_t incarnation;
-    bool welcomed, ready_due;
+    bool welcomed, ready_due, asked_for_hello;
     int64_t heard_ms, hello_ms, heartbeat_ms;
     int64_t waiting_since_ns; /* for a batch */
     int64_t window_start_ns, working_ns;
@@ -180,8 +181,10 @@ static void send_hello(struct learner_stage *s, int64_t now_ms)
     hello.has_policy_version = 1;
     hello.policy_version = s->policy.state.batch;
     envelope.hello = &hello;
-    if (send_kind(s, HONE__KIND__KIND_HELLO, &envelope))
-        s->hello_ms = now_ms;
+    if (!send_kind(s, HONE__KIND__KIND_HELLO, &envelope))
+        return;
+    s->hello_ms = now_ms;
+    s->asked_for_hello = false;
 }
 
 static void send_ready(struct learner_stage *s)
@@ -532,6 +535,9 @@ static int handle_message(struct learner_stage *s, const Hone__Envelope *envelop
                          envelope->refused->reason);
     case HONE__KIND__KIND_BATCH:
         return handle_batch(s, envelope->batch);
+    case HONE__KIND__KIND_HEARTBEAT:
+        s->asked_for_hello = s->asked_for_hello || envelope_asks_for_hello(envelope);
+        break;
     case HONE__KIND__KIND_STOP:
         log_info("stop: %s", envelope->stop->reason ? envelope->stop->reason : "the run is done");
         s->finished = true;
@@ -574,7 +580,8 @@ static void greet(struct learner_stage *s)
     bool silent = !s->welcomed || silent_ms > HUB_SILENT_MS;
     bool idle = now_ms - s->waiting_since_ns / 1000000 > IDLE_MS;
     int64_t greeted_ms = now_ms - s->hello_ms;
-    if ((silent && greeted_ms > HUB_SILENT_MS) || (idle && greeted_ms > IDLE_MS))
+    if (s->asked_for_hello || (silent && greeted_ms > HUB_SILENT_MS) ||
+        (idle && greeted_ms > IDLE_MS))
         send_hello(s, now_ms);
 }
 

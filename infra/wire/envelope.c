@@ -177,6 +177,13 @@ int envelope_decode(Hone__Envelope **envelope, const void *data, size_t bytes,
     return rc;
 }
 
+bool envelope_asks_for_hello(const Hone__Envelope *envelope)
+{
+    return envelope->kind == HONE__KIND__KIND_HEARTBEAT &&
+           envelope->heartbeat->waiting_for != NULL &&
+           strcmp(envelope->heartbeat->waiting_for, ENVELOPE_WAITS_FOR_HELLO) == 0;
+}
+
 bool envelope_looks_like_hello(const void *data, size_t bytes)
 {
     return leading_kind(data, bytes) == HONE__KIND__KIND_HELLO;

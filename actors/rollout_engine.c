@@ -169,7 +169,8 @@ int rollout_engine_create(struct rollout_engine **engine, struct model *model,
     e->epoch = 1;
     rc = kv_cache_create(&e->cache, config, model_dtype(model), kv_blocks_of(options));
     if (rc == 0)
-        rc = transformer_create(&e->transformer, model, e->cache, max_rows_of(options), false);
+        rc = transformer_create(&e->transformer, model, e->cache, max_rows_of(options),
+                                ACTIVATIONS_NONE);
     if (rc < 0) {
         rollout_engine_destroy(e);
         return rc;
@@ -228,7 +229,7 @@ struct rollout_engine_memory rollout_engine_memory(const struct model_config *co
                       sizeof(struct finished_rollout) + sizeof(struct kv_sequence *);
     return (struct rollout_engine_memory){
         .kv_cache = kv_cache_bytes(config, dtype, kv_blocks_of(options)),
-        .activations = transformer_bytes(config, dtype, max_rows_of(options), false),
+        .activations = transformer_bytes(config, dtype, max_rows_of(options), ACTIVATIONS_NONE),
         .sequences = sizeof(struct rollout_engine) + slots * per_slot,
         .sampling = slots * (sizeof(struct token_choice) + 3 * sizeof(int32_t)) +
                     3 * rows * sizeof(int32_t) +

@@ -229,7 +229,8 @@ static void run_forward(const struct exact_case *c, const struct exact_setup *se
     int32_t total = 0;
     run.max_rows = setup->plain ? EXACT_TOKENS_MAX : draw_between(&run.draws, 1, EXACT_TOKENS_MAX);
     HONE_ASSERT(kv_cache_create(&run.cache, &c->config, c->dtype, KV_BLOCKS) == 0);
-    HONE_ASSERT(transformer_create(&run.transformer, model, run.cache, run.max_rows, false) == 0);
+    HONE_ASSERT(transformer_create(&run.transformer, model, run.cache, run.max_rows,
+                                   ACTIVATIONS_NONE) == 0);
     for (int32_t s = 0; s < RUN_SEQUENCES; s++) {
         run.counts[s] = s == PADDING ? EXACT_TOKENS_MAX : s < c->sequences ? c->counts[s] : 0;
         run.first[s] = total;

@@ -348,14 +348,16 @@ static int world_tick(struct world *w, bool *finished)
 {
     struct stage_wait wait = {0};
     int rc = w->learner ? learner_stage_tick(w->learner, &wait) : 0;
-    if (rc == 0 && !wait.busy)
+    if (rc < 0)
+        return rc; /* with its message, which the others' sends would replace */
+    if (!wait.busy)
         wire_poll(wait.servers, wait.server_count, wait.clients, wait.client_count, 1);
     if (finished)
         *finished = wait.finished;
     hub_tick(w);
     actor_tick(w);
     w->now_ns += TICK_NS;
-    return rc;
+    return 0;
 }
 
 static void world_run(struct world *w, int64_t simulated_ms)

@@ -181,6 +181,10 @@ static const struct command_option bench_options[] = {
      .default_text = "256"},
     {.name = "new-tokens", .value = "N", .help = "decode: sampled of each", .default_text = "256"},
     {.name = "tokens", .value = "N", .help = "train: tokens a step", .default_text = "8192"},
+    {.name = "megabytes",
+     .value = "N",
+     .help = "weights: size of the published model",
+     .default_text = "400"},
     {.name = "length", .value = "N", .help = "train: of a sequence", .default_text = "512"},
     {.name = "steps",
      .value = "N",
@@ -253,14 +257,15 @@ const struct command hone_commands[] = {
      "was "
      "trained first; the first that has not is named and the exit status is not 0.",
      replay_options, 1, 1, command_replay},
-    {"bench", "gemm|attention|decode|prefill|train|rl|wire",
+    {"bench", "gemm|attention|decode|prefill|train|rl|wire|weights",
      "time the engine against this machine's limits",
      "First the machine's ceilings are measured: multiply-adds, tile products where it has them, "
      "and reading from every level of memory. Then the kind's own figures, each with its share of "
      "the roofline that follows from the ceilings. gemm: the matmul of a linear layer forward, for "
      "its input's gradient and its weight's, beside a kernel that may add in any order. rl: a "
      "recipe's RL stage for --steps steps, in a temporary directory: trajectories and tokens a "
-     "second, and how many cpus each role keeps busy. wire: messages a second. Let nothing else run meanwhile.",
+     "second, and how many cpus each role keeps busy. wire: messages a second. Let nothing else "
+     "run meanwhile.",
      bench_options, 1, 1, command_bench},
     {"doctor", "", "what this machine can do", NULL, NULL, 0, 0, command_doctor},
     {"keys", "DIR", "make and revoke the keys of a run on several machines",

@@ -12,6 +12,7 @@
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 #include "infra/wire/codec.h"
+#include "infra/wire/envelope.h"
 #include "infra/wire/weight_channel.h"
 
 #define MESSAGES_PER_TICK 64
@@ -35,7 +36,7 @@ struct actor_stage {
 
     /* the hub, times monotonic */
     uint64_t incarnation;
-    bool welcomed;
+    bool welcomed, asked_for_hello;
     char run_id[NAME_MAX_BYTES];
     int64_t heard_ms, hello_ms, heartbeat_ms;
     int64_t leased_ms; /* when a lease came last */
@@ -45,6 +46,7 @@ struct actor_stage {
     char weights_endpoint[ENDPOINT_MAX];
     int64_t version; /* held by the model; -1 none */
     int64_t swaps;
+    double swap_ms; /* the last one: how long the engine stood still for it */
 
     /* work */
     struct lease_list leases;
@@ -87,7 +89,7 @@ int actor_stage_create(struct actor_stage **stage, const struct actor_options *o
         rc = wire_client_create(&s->hub, context, options->hub_endpoint, options->worker);
     if (rc == 0)
         rc = weight_receiver_create(&s->receiver, context, options->worker, clock,
-                                    options->weights_deadline_ms);
+                                    &options->weights);
     if (rc < 0) {
         actor_stage_destroy(s);
         return rc;
@@ -100,6 +102,7 @@ void actor_stage_destroy(struct actor_stage *stage)
 {
     if (!stage)
         return;
+    weight_swap_leave(stage->model);
     weight_receiver_destroy(stage->receiver);
     wire_client_destroy(stage->hub);
     rollout_engine_destroy(stage->engine);
@@ -130,8 +133,10 @@ static void send_hello(struct actor_stage *s, int64_t now_ms)
     hello.has_policy_version = 1;
     hello.policy_version = s->version;
     envelope.hello = &hello;
-    if (send_kind(s, HONE__KIND__KIND_HELLO, &envelope))
-        s->hello_ms = now_ms;
+    if (!send_kind(s, HONE__KIND__KIND_HELLO, &envelope))
+        return;
+    s->hello_ms = now_ms;
+    s->asked_for_hello = false;
 }
 
 static void send_lease_return(struct actor_stage *s, uint64_t lease_id, uint64_t fence,
@@ -254,6 +259,11 @@ static void send_heartbeat(struct actor_stage *s, int64_t now_ms)
     beat.policy_version = s->version;
     beat.has_swaps = 1;
     beat.swaps = s->swaps;
+    const struct weight_fetch_report *fetch = weight_receiver_report(s->receiver);
+    beat.has_swap_ms = beat.has_fetch_ms = beat.has_fetch_bytes = s->swaps > 0;
+    beat.swap_ms = s->swap_ms;
+    beat.fetch_ms = fetch->fetch_ms;
+    beat.fetch_bytes = (int64_t)fetch->wire_bytes;
     envelope.heartbeat = &beat;
     if (!send_kind(s, HONE__KIND__KIND_HEARTBEAT, &envelope))
         return;
@@ -402,6 +412,9 @@ static int handle_message(struct actor_stage *s, const Hone__Envelope *envelope)
     case HONE__KIND__KIND_WEIGHTS_NOTICE:
         want_weights(s, envelope->weights_notice->endpoint);
         break;
+    case HONE__KIND__KIND_HEARTBEAT:
+        s->asked_for_hello = s->asked_for_hello || envelope_asks_for_hello(envelope);
+        break;
     case HONE__KIND__KIND_STOP:
         log_info("stop: %s", envelope->stop->reason ? envelope->stop->reason : "the run is done");
         s->finished = true;
@@ -436,13 +449,17 @@ static int receive_weights(struct actor_stage *s)
     int rc = weight_receiver_tick(s->receiver, &snapshot);
     if (rc <= 0 || snapshot->version <= s->version)
         return rc < 0 ? rc : 0;
+    int64_t start_ns = clock_now_ns(s->clock);
     rc = weight_swap(s->model, snapshot);
     if (rc < 0)
         return rc;
     s->version = snapshot->version;
     s->swaps++;
+    s->swap_ms = (double)(clock_now_ns(s->clock) - start_ns) * 1e-6;
     rollout_engine_set_version(s->engine, s->version);
-    log_debug("weights v%lld", (long long)s->version);
+    const struct weight_fetch_report *fetch = weight_receiver_report(s->receiver);
+    log_debug("weights v%lld by %s: %zu bytes in %.1f ms, swapped in %.2f ms",
+              (long long)s->version, fetch->way, fetch->wire_bytes, fetch->fetch_ms, s->swap_ms);
     want_weights(s, s->weights_endpoint);
     fault_point("weights.swapped");
     return 0;
@@ -583,7 +600,7 @@ static void fill_wait(struct actor_stage *s, bool working, int64_t now_ms, struc
     int64_t sleep_ms = s->welcomed ? s->heartbeat_ms + HEARTBEAT_MS - now_ms : 20;
     if (sleep_ms > HEARTBEAT_MS)
         sleep_ms = HEARTBEAT_MS;
-    *wait = (struct stage_wait){.busy = working,
+    *wait = (struct stage_wait){.busy = working || weight_receiver_working(s->receiver),
                                 .finished = s->finished,
                                 .timeout_ms = sleep_ms < 1 ? 1 : (int)sleep_ms,
                                 .clients = {s->hub},
@@ -591,6 +608,9 @@ static void fill_wait(struct actor_stage *s, bool working, int64_t now_ms, struc
     struct wire_client *weights = weight_receiver_socket(s->receiver);
     if (weights)
         wait->clients[wait->client_count++] = weights;
+    struct wire_server *relay = weight_receiver_relay(s->receiver);
+    if (relay)
+        wait->servers[wait->server_count++] = relay;
 }
 
 int actor_stage_tick(void *stage, struct stage_wait *wait)
@@ -603,8 +623,8 @@ int actor_stage_tick(void *stage, struct stage_wait *wait)
     if (rc < 0)
         return rc;
     bool silent = !s->welcomed || now_ms - s->heard_ms > HUB_SILENT_MS;
-    if (!s->finished &&
-        ((silent && now_ms - s->hello_ms > HUB_SILENT_MS) || owed_too_long(s, now_ms)))
+    if (!s->finished && (s->asked_for_hello || (silent && now_ms - s->hello_ms > HUB_SILENT_MS) ||
+                         owed_too_long(s, now_ms)))
         send_hello(s, now_ms);
     expire_leases(s);
     feed_engine(s);

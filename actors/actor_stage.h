@@ -14,13 +14,14 @@
 
 #include "actors/rollout_engine.h"
 #include "infra/launch/stage_loop.h"
+#include "infra/wire/weight_channel.h"
 
 struct actor_options {
     const char *worker; /* "actor-0" */
     const char *hub_endpoint;
     const char *recipe_hash;
     struct rollout_engine_options engine;
-    int64_t weights_deadline_ms; /* per fetch */
+    struct weight_options weights;
     int32_t progress_tokens; /* new tokens after which a rollout in flight is reported; 0 never */
 };
 

@@ -35,26 +35,63 @@ static int check_tensors(const struct model *model, const struct snapshot *snaps
     return 0;
 }
 
+/* The parts that were verified are exactly those that a forward reads. */
+static int check_image(const struct model *model, const struct snapshot *snapshot)
+{
+    int32_t count = model_image_part_count(model);
+    bool same =
+        snapshot->image_bytes == model_image_bytes(model_config_of(model), model_dtype(model)) &&
+        snapshot->part_count == count;
+    for (int32_t i = 0; same && i < count; i++) {
+        struct model_image_part own = model_image_part_at(model, i);
+        same = snapshot->parts[i].offset == (int64_t)own.offset &&
+               snapshot->parts[i].bytes == (int64_t)own.bytes;
+    }
+    return same ? 0
+                : error_set(HONE_EINVAL,
+                            "weights v%lld: an image of %zu bytes in %d parts is not laid out as "
+                            "this model's",
+                            (long long)snapshot->version, snapshot->image_bytes,
+                            snapshot->part_count);
+}
+
+static int check_held(const struct model *model, const struct snapshot *snapshot)
+{
+    for (int32_t i = 0; i < snapshot->tensor_count; i++) {
+        const struct snapshot_tensor *sent = &snapshot->tensors[i];
+        struct checksum held, expected = sent->checksum;
+        checksum_of(model_tensor_values(model, i), sent->bytes, &held);
+        if (!snapshot->summed)
+            checksum_of(snapshot->data + sent->offset, sent->bytes, &expected);
+        if (memcmp(&held, &expected, sizeof held) != 0)
+            return error_set(HONE_ECORRUPT,
+                             "weights v%lld: the model holds other values of %s than were sent",
+                             (long long)snapshot->version, sent->name);
+    }
+    return 0;
+}
+
 int weight_swap(struct model *model, const struct snapshot *snapshot)
 {
     int rc = check_tensors(model, snapshot);
+    if (rc == 0 && snapshot->image)
+        rc = check_image(model, snapshot);
     if (rc < 0)
         return rc;
-    struct hash_state state;
-    struct hash expected;
-    struct hash held;
-    hash_begin(&state);
+    if (snapshot->image) {
+        model_adopt(model, snapshot->image);
+        return 0;
+    }
+    model_adopt(model, NULL);
     for (int32_t i = 0; i < snapshot->tensor_count; i++) {
         const struct snapshot_tensor *sent = &snapshot->tensors[i];
         model_set_tensor(model, i, sent->dtype, snapshot->data + sent->offset);
-        hash_update(&state, snapshot->data + sent->offset, sent->bytes);
     }
-    hash_end(&state, &expected);
     model_finish(model);
-    model_hash(model, &held);
-    if (memcmp(&held, &expected, sizeof held) != 0)
-        return error_set(HONE_ECORRUPT,
-                         "weights v%lld: the model holds other values than were sent",
-                         (long long)snapshot->version);
-    return 0;
+    return check_held(model, snapshot);
+}
+
+void weight_swap_leave(struct model *model)
+{
+    model_adopt(model, NULL);
 }

@@ -16,6 +16,8 @@ hone_package(ZMQ libzmq)
 hone_package(PROTOBUF_C libprotobuf-c)
 hone_package(ROCKSDB rocksdb)
 hone_package(SODIUM libsodium)
+hone_package(XXHASH libxxhash)
+hone_package(ZSTD libzstd)
 find_program(PROTOC_C protoc-c REQUIRED)
 
 # Applies hone's language level, warnings, include root and sanitizers to a target.

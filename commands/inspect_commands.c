@@ -387,8 +387,10 @@ static int replay_batch(struct replay *replay, int64_t number)
         rc = policy_train(&replay->policy, &batch, NULL, NULL, &result);
         rl_batch_release(&batch);
     }
-    if (rc == 0)
+    if (rc == 0) {
+        policy_note_hash(&replay->policy);
         rc = compare_hash(replay, &logged, result.before.unequal_tokens);
+    }
     if (rc == 0)
         replay->unequal_tokens += result.before.unequal_tokens;
     hub_release_batch(&logged);

@@ -220,6 +220,19 @@ int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
     return 0;
 }
 
+void weight_options_from(struct weight_options *options, const struct recipe *recipe)
+{
+    static const enum weight_transport transports[] = {[RECIPE_TRANSPORT_AUTO] = WEIGHTS_AUTO,
+                                                       [RECIPE_TRANSPORT_SHARED_MEMORY] =
+                                                           WEIGHTS_SHARED_MEMORY,
+                                                       [RECIPE_TRANSPORT_CHUNKS] = WEIGHTS_CHUNKS};
+    const struct weights_settings *weights = &recipe->weights;
+    *options = (struct weight_options){.transport = transports[weights->transport],
+                                       .delta = weights->delta,
+                                       .fanout = (int)weights->fanout,
+                                       .deadline_ms = (int64_t)(weights->deadline_s * 1000.0)};
+}
+
 void learner_options_from(struct learner_options *options, const struct recipe *recipe,
                           const char *model_directory, const char *stage_directory,
                           const char *recipe_hash)
@@ -258,6 +271,8 @@ void learner_options_from(struct learner_options *options, const struct recipe *
         .entropy_coef = (float)objective->entropy_coef,
     };
     options->kl_limit = (float)objective->kl_limit;
+    weight_options_from(&options->weights, recipe);
+    options->publish_thread = true;
     trainer_from(&options->trainer, recipe, &rl->optimizer, rl->micro_batch_tokens,
                  rl->max_prompt_tokens + rl->sampling.max_completion_tokens);
     options->trainer.checkpoint_layers =

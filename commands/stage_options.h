@@ -31,6 +31,8 @@ int sft_options_from(struct sft_options *options, const struct recipe *recipe,
 int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
                      const char *model_directory, const char *stage_directory,
                      const char *log_directory, const char *recipe_hash);
+/* Both ends of the weight channel; an actor adds where it serves others. */
+void weight_options_from(struct weight_options *options, const struct recipe *recipe);
 void learner_options_from(struct learner_options *options, const struct recipe *recipe,
                           const char *model_directory, const char *stage_directory,
                           const char *recipe_hash);

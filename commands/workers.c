@@ -21,9 +21,8 @@
 #include "infra/config/problem.h"
 #include "infra/launch/stack_dump.h"
 #include "infra/telemetry/metrics.h"
+#include "infra/wire/endpoint.h"
 #include "reward/scorer_stage.h"
-
-enum { WEIGHTS_DEADLINE_MS = 30000 };
 
 /* ---- the wire ---- */
 
@@ -332,7 +331,7 @@ int worker_run_actor(const struct worker_start *start)
     struct model *model = NULL;
     struct actor_stage *stage = NULL;
     struct model_config config;
-    char directory[HONE_PATH_MAX];
+    char relay_name[96], relay[ENDPOINT_MAX], directory[HONE_PATH_MAX];
     int rc = worker_enter(&worker, start, WORKER_ACTOR, "actor");
     if (rc < 0)
         goto out;
@@ -353,9 +352,16 @@ int worker_run_actor(const struct worker_start *start)
                        (int32_t)(longest < config.max_positions ? longest : config.max_positions),
                    .recompute_kv = rl->actor.kv_on_swap == RECIPE_KV_RECOMPUTE,
                    .rng_purpose = RNG_SAMPLE},
-        .weights_deadline_ms = WEIGHTS_DEADLINE_MS,
         .progress_tokens = (int32_t)rl->actor.progress_tokens,
     };
+    weight_options_from(&options.weights, &worker.recipe);
+    /* One that joined from elsewhere has keys to dial, not to listen: it is no relay. */
+    if (start->run_path != NULL && options.weights.fanout > 0 &&
+        options.weights.transport != WEIGHTS_SHARED_MEMORY) {
+        snprintf(relay_name, sizeof relay_name, "%s-weights", worker.name);
+        options.weights.relay_endpoint =
+            run_directory_endpoint(&worker.run, relay, sizeof relay, relay_name);
+    }
     if ((rc = engine_plan_announce(&config, dtype, &options.engine, worker.threads)) == 0 &&
         (rc = model_create(&model, &config, dtype, false, &compute)) == 0 &&
         (rc = actor_stage_create(&stage, &options, model, &compute, worker.context,

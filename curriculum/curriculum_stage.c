@@ -16,6 +16,7 @@
 #include "infra/base/fault.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
+#include "infra/wire/envelope.h"
 
 #define MESSAGES_PER_TICK 256
 #define SILENT_MS         10000   /* a worker not heard for this long is gone */
@@ -88,6 +89,7 @@ void curriculum_stage_destroy(struct curriculum_stage *stage)
     prompt_order_release(&stage->prompts);
     group_table_release(&stage->groups);
     lease_table_release(&stage->leases);
+    peer_table_release(&stage->peers);
     outbox_release(&stage->outbox);
     for (int64_t i = 0; i < stage->batch_count; i++)
         memory_free(stage->batches[i].group_ids);
@@ -202,6 +204,18 @@ static void on_heartbeat(struct curriculum_stage *hub, struct peer *peer,
     (void)wire_server_send(hub->server, &peer->wire, &envelope, NULL, 0);
 }
 
+/* It worked for the process before this one. */
+static void ask_for_hello(struct curriculum_stage *hub, const struct wire_peer *from)
+{
+    static char waits[] = ENVELOPE_WAITS_FOR_HELLO;
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__Heartbeat beat = HONE__HEARTBEAT__INIT;
+    beat.waiting_for = waits;
+    envelope.kind = HONE__KIND__KIND_HEARTBEAT;
+    envelope.heartbeat = &beat;
+    (void)wire_server_send(hub->server, from, &envelope, NULL, 0);
+}
+
 static void drop_peer(struct curriculum_stage *hub, struct peer *peer, const char *reason)
 {
     wire_server_drop(hub->server, &peer->wire, reason);
@@ -293,7 +307,8 @@ static int receive(struct curriculum_stage *hub, bool *busy)
             on_hello(hub, &from, message.envelope->hello);
         else if (peer != NULL && hub->stop_ms == 0)
             rc = on_message(hub, peer, message.envelope);
-        /* Others have not said Hello to this hub: silence makes them say it. */
+        else if (peer == NULL && message.envelope->kind == HONE__KIND__KIND_HEARTBEAT)
+            ask_for_hello(hub, &from);
         wire_message_release(&message);
         if (rc < 0)
             return rc;
@@ -391,6 +406,17 @@ static int work(struct curriculum_stage *hub, bool *busy)
     return 0;
 }
 
+/* A control for tests: H1 is broken, and there is time for the messages to arrive before a death.
+ */
+static void acknowledge_too_early(struct curriculum_stage *hub)
+{
+    if (hub->outbox.count == 0)
+        return;
+    outbox_flush(&hub->outbox, hub->server);
+    clock_sleep_ms(100);
+    fault_point("ack.before_commit");
+}
+
 static int tick(struct curriculum_stage *hub, bool *busy)
 {
     int rc = 0;
@@ -399,7 +425,7 @@ static int tick(struct curriculum_stage *hub, bool *busy)
     else if (clock_now_ms(hub->clock) < hub->commit_retry_ms)
         return 0;
     if (fault_breaks("ack.after_commit"))
-        outbox_flush(&hub->outbox, hub->server);
+        acknowledge_too_early(hub);
     if (rc == 0)
         rc = commit_or_wait(hub);
     if (rc < 0 || hub->commit_failures > 0)

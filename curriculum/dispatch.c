@@ -218,7 +218,7 @@ static void accept(struct curriculum_stage *hub, struct lease *lease, struct gro
         sample->state = SAMPLE_LEASED;
     if (trajectory->finish != FINISH_ABORT)
         sample_move(sample, SAMPLE_ARRIVED);
-    sample->trajectory_id = trajectory->id;
+    group_table_hold(&hub->groups, group, trajectory->sample_index, trajectory->id);
     sample->attempt = 0;
     sample->oldest_version = trajectory_oldest_version(trajectory);
     sample->completion_tokens = trajectory_completion_tokens(trajectory);

@@ -23,6 +23,7 @@ void group_table_release(struct group_table *table)
     for (int32_t i = 0; i < table->count; i++)
         group_free(table->items[i]);
     memory_free(table->items);
+    id_map_release(&table->by_trajectory);
     group_table_init(table);
 }
 
@@ -103,6 +104,8 @@ void group_table_remove(struct group_table *table, struct group *group)
     int32_t index = index_of(table, group->id);
     HONE_ASSERT(index >= 0 && table->items[index] == group);
     HONE_ASSERT(group->state == GROUP_TRAINED || group->state == GROUP_DROPPED);
+    for (int32_t i = 0; i < group->size; i++)
+        id_map_remove(&table->by_trajectory, group->samples[i].trajectory_id);
     table->state_count[group->state]--;
     table->count--;
     memmove(&table->items[index], &table->items[index + 1],
@@ -110,17 +113,25 @@ void group_table_remove(struct group_table *table, struct group *group)
     group_free(group);
 }
 
+void group_table_hold(struct group_table *table, struct group *group, int32_t index,
+                      uint64_t trajectory_id)
+{
+    HONE_ASSERT(index >= 0 && index < group->size);
+    group->samples[index].trajectory_id = trajectory_id;
+    id_map_set(&table->by_trajectory, trajectory_id, group->id);
+}
+
 struct sample *group_table_sample(const struct group_table *table, uint64_t trajectory_id,
                                   struct group **group)
 {
-    for (int32_t i = 0; i < table->count && trajectory_id != 0; i++) {
-        for (int32_t k = 0; k < table->items[i]->size; k++) {
-            if (table->items[i]->samples[k].trajectory_id != trajectory_id)
-                continue;
-            *group = table->items[i];
-            return &table->items[i]->samples[k];
-        }
-    }
+    uint64_t id;
+    if (!id_map_get(&table->by_trajectory, trajectory_id, &id))
+        return NULL;
+    *group = group_table_find(table, id);
+    HONE_ASSERT(*group != NULL);
+    for (int32_t k = 0; k < (*group)->size; k++)
+        if ((*group)->samples[k].trajectory_id == trajectory_id)
+            return &(*group)->samples[k];
     return NULL;
 }
 

@@ -32,6 +32,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "infra/base/id_map.h"
 #include "infra/data/trajectory.h"
 
 enum group_state { GROUP_LEASED, GROUP_SCORED, GROUP_BATCHED, GROUP_TRAINED, GROUP_DROPPED };
@@ -83,6 +84,7 @@ struct group {
 struct group_table {
     struct group **items; /* by order */
     int32_t count, capacity;
+    struct id_map by_trajectory;            /* -> group id */
     int32_t state_count[GROUP_DROPPED + 1]; /* how many of the items are in each state */
 };
 
@@ -97,6 +99,9 @@ void group_table_move(struct group_table *table, struct group *group, enum group
 void group_table_remove(struct group_table *table, struct group *group); /* frees it */
 /* T1, for a sample. */
 void sample_move(struct sample *sample, enum sample_state state);
+/* The sample holds this trajectory from now on. */
+void group_table_hold(struct group_table *table, struct group *group, int32_t index,
+                      uint64_t trajectory_id);
 /* Finds the sample that holds a trajectory; NULL: none in flight does. */
 struct sample *group_table_sample(const struct group_table *table, uint64_t trajectory_id,
                                   struct group **group);

@@ -394,7 +394,8 @@ static int recover_one_group(struct curriculum_stage *hub, const Hone__GroupReco
     struct group *group =
         group_table_add(&hub->groups, record->order, record->prompt_id, record->size);
     for (int32_t i = 0; i < group->size; i++)
-        group->samples[i].trajectory_id = record->trajectory_ids[i];
+        if (record->trajectory_ids[i] != 0)
+            group_table_hold(&hub->groups, group, i, record->trajectory_ids[i]);
     group->batch = record->has_batch ? record->batch : 0;
     /* Out of the usual order: the moves up to this state were made before the restart. */
     hub->groups.state_count[GROUP_LEASED]--;

@@ -13,6 +13,7 @@ void lease_table_init(struct lease_table *table)
 void lease_table_release(struct lease_table *table)
 {
     memory_free(table->items);
+    id_map_release(&table->by_id);
     lease_table_init(table);
 }
 
@@ -25,16 +26,15 @@ struct lease *lease_table_add(struct lease_table *table, const struct lease *lea
                                      sizeof *table->items);
         table->capacity = capacity;
     }
+    id_map_set(&table->by_id, lease->id, (uint64_t)table->count);
     table->items[table->count] = *lease;
     return &table->items[table->count++];
 }
 
 struct lease *lease_table_find(const struct lease_table *table, uint64_t id)
 {
-    for (int32_t i = 0; i < table->count; i++)
-        if (table->items[i].id == id)
-            return &table->items[i];
-    return NULL;
+    uint64_t index;
+    return id_map_get(&table->by_id, id, &index) ? &table->items[index] : NULL;
 }
 
 void lease_move(struct lease *lease, enum lease_state state)
@@ -51,5 +51,8 @@ void lease_table_remove(struct lease_table *table, struct lease *lease)
 {
     HONE_ASSERT(lease->state == LEASE_FILLED || lease->state == LEASE_TAKEN);
     HONE_ASSERT(lease >= table->items && lease < table->items + table->count);
+    id_map_remove(&table->by_id, lease->id);
     *lease = table->items[--table->count];
+    if (lease != &table->items[table->count])
+        id_map_set(&table->by_id, lease->id, (uint64_t)(lease - table->items));
 }

@@ -24,6 +24,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "infra/base/id_map.h"
 #include "infra/wire/socket.h"
 
 enum lease_state { LEASE_QUEUED, LEASE_OUT, LEASE_FILLED, LEASE_TAKEN };
@@ -42,6 +43,7 @@ struct lease {
 struct lease_table {
     struct lease *items;
     int32_t count, capacity;
+    struct id_map by_id; /* -> index */
 };
 
 void lease_table_init(struct lease_table *table);

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "infra/base/id_map.h"
 #include "infra/wire/socket.h"
 
 #define PEERS_MAX 1024
@@ -34,8 +35,10 @@ struct peer_table {
     struct peer items[PEERS_MAX];
     int32_t count;
     uint64_t next_serial;
+    struct id_map by_name; /* hash of the identity -> index */
 };
 
+void peer_table_release(struct peer_table *table);
 struct peer *peer_table_find(struct peer_table *table, const char *identity); /* NULL: unknown */
 struct peer *peer_table_serial(struct peer_table *table, uint64_t serial);
 /* NULL when PEERS_MAX are there. */

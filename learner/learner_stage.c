@@ -17,7 +17,7 @@
 #include "infra/base/file.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
-#include "infra/wire/weight_channel.h"
+#include "infra/wire/envelope.h"
 #include "learner/policy.h"
 #include "learner/publisher.h"
 #include "learner/rl_step.h"
@@ -30,7 +30,7 @@
 #define HUB_GONE_MS       10000 /* after the last batch: the hub has finished without a word */
 #define STREAK_MAX        3     /* batches in a row that trip a guard */
 #define NAME_MAX_BYTES    128
-#define HASHES_KEPT       16
+#define HASHES_TOLD       16      /* again to a new hub; the publisher keeps more */
 #define ABSENT_MS         1800000 /* the longest that saving is expected to take */
 
 struct learner_stage {
@@ -38,19 +38,19 @@ struct learner_stage {
     struct clock *clock;
     struct metrics *metrics;
     struct policy policy;
-    struct weight_publisher *publisher;
+    struct publisher *publisher;
     struct wire_client *hub;
 
-    int64_t durable;                         /* last batch in a checkpoint */
-    int64_t told_trained, told_durable;      /* what the hub was told since its Welcome */
-    int64_t first_version;                   /* that this process has made or loaded */
-    char hashes[HASHES_KEPT][HASH_HEX_SIZE]; /* of the newest versions, by version modulo */
+    int64_t durable;                    /* last batch in a checkpoint */
+    int64_t told_trained, told_durable; /* what the hub was told since its Welcome */
+    int64_t told_hash;                  /* last batch whose version's hash it was told, in order */
+    int64_t first_version;              /* that this process has made or loaded */
     bool finished;
     int kl_streak, skip_streak;
 
     /* the hub, times monotonic */
     uint64_t incarnation;
-    bool welcomed, ready_due;
+    bool welcomed, ready_due, asked_for_hello;
     int64_t heard_ms, hello_ms, heartbeat_ms;
     int64_t waiting_since_ns; /* for a batch */
     int64_t window_start_ns, working_ns;
@@ -90,27 +90,10 @@ static int restore_newest(struct learner_stage *s)
     return 0;
 }
 
-static void publish(struct learner_stage *s)
+static int publish(struct learner_stage *s)
 {
-    struct snapshot snapshot;
-    snapshot_of_model(trainer_model(s->policy.trainer), s->policy.state.batch, &snapshot);
-    weight_publisher_publish(s->publisher, &snapshot);
     s->policy.state.policy_version = s->policy.state.batch;
-}
-
-/* The hub may ask for the hash of a version that is not the newest: it was away when it was made.
- */
-static void keep_hash(struct learner_stage *s)
-{
-    char *kept = s->hashes[s->policy.state.batch % HASHES_KEPT];
-    memcpy(kept, s->policy.state.weights_hash, HASH_HEX_SIZE);
-}
-
-static char *hash_of(struct learner_stage *s, int64_t version)
-{
-    bool known = version >= s->first_version && version <= s->policy.state.batch &&
-                 version > s->policy.state.batch - HASHES_KEPT;
-    return known ? s->hashes[version % HASHES_KEPT] : NULL;
+    return publisher_publish(s->publisher, s->policy.state.batch);
 }
 
 static int open_parts(struct learner_stage *s, const struct compute *compute,
@@ -122,8 +105,12 @@ static int open_parts(struct learner_stage *s, const struct compute *compute,
         rc = restore_newest(s);
     if (rc == 0)
         rc = policy_open_reference(&s->policy, compute);
+    struct publisher_options publishing = {.endpoint = options->weights_endpoint,
+                                           .weights = options->weights,
+                                           .threaded = options->publish_thread};
     if (rc == 0)
-        rc = weight_publisher_create(&s->publisher, context, options->weights_endpoint, s->clock);
+        rc = publisher_create(&s->publisher, trainer_model(s->policy.trainer), context, s->clock,
+                              &publishing);
     if (rc == 0)
         rc = wire_client_create(&s->hub, context, options->hub_endpoint, options->worker);
     return rc;
@@ -150,14 +137,11 @@ int learner_stage_create(struct learner_stage **stage, const struct learner_opti
     s->hello_ms = s->heartbeat_ms = INT64_MIN / 2;
     s->waiting_since_ns = s->window_start_ns = clock_now_ns(clock);
     int rc = open_parts(s, compute, context);
-    if (rc == 0) {
-        policy_note_hash(&s->policy);
-        s->first_version = s->policy.state.batch;
-        keep_hash(s);
-        publish(s);
-        if (s->policy.state.batch >= options->steps)
-            rc = write_final(s);
-    }
+    s->first_version = s->told_hash = s->policy.state.batch;
+    if (rc == 0)
+        rc = publish(s);
+    if (rc == 0 && s->policy.state.batch >= options->steps)
+        rc = write_final(s);
     if (rc < 0) {
         learner_stage_destroy(s);
         return rc;
@@ -171,8 +155,8 @@ void learner_stage_destroy(struct learner_stage *stage)
     if (!stage)
         return;
     wire_client_destroy(stage->hub);
-    weight_publisher_destroy(stage->publisher);
-    policy_close(&stage->policy);
+    policy_close(&stage->policy); /* before the memory that its weights lie in */
+    publisher_destroy(stage->publisher);
     memory_free(stage);
 }
 
@@ -197,8 +181,10 @@ static void send_hello(struct learner_stage *s, int64_t now_ms)
     hello.has_policy_version = 1;
     hello.policy_version = s->policy.state.batch;
     envelope.hello = &hello;
-    if (send_kind(s, HONE__KIND__KIND_HELLO, &envelope))
-        s->hello_ms = now_ms;
+    if (!send_kind(s, HONE__KIND__KIND_HELLO, &envelope))
+        return;
+    s->hello_ms = now_ms;
+    s->asked_for_hello = false;
 }
 
 static void send_ready(struct learner_stage *s)
@@ -207,8 +193,7 @@ static void send_ready(struct learner_stage *s)
     Hone__LearnerReady ready = HONE__LEARNER_READY__INIT;
     ready.durable_batch = s->durable;
     ready.policy_version = s->policy.state.batch;
-    ready.weights_endpoint =
-        (char *)(uintptr_t)wire_server_endpoint(weight_publisher_socket(s->publisher));
+    ready.weights_endpoint = (char *)(uintptr_t)publisher_endpoint(s->publisher);
     envelope.learner_ready = &ready;
     if (send_kind(s, HONE__KIND__KIND_LEARNER_READY, &envelope))
         s->ready_due = false;
@@ -223,9 +208,16 @@ static bool send_done(struct learner_stage *s, int64_t number, bool durable)
     done.durable = durable;
     done.has_policy_version = 1;
     done.policy_version = s->policy.state.batch;
-    done.weights_hash = hash_of(s, number);
+    char hash[HASH_HEX_SIZE];
+    bool hashed = number >= s->first_version && publisher_hash(s->publisher, number, hash);
+    if (hashed)
+        done.weights_hash = hash;
     envelope.batch_done = &done;
-    return send_kind(s, HONE__KIND__KIND_BATCH_DONE, &envelope);
+    if (!send_kind(s, HONE__KIND__KIND_BATCH_DONE, &envelope))
+        return false;
+    if (hashed && number == s->told_hash + 1)
+        s->told_hash = number;
+    return true;
 }
 
 /* Whatever the hub has not been told yet, oldest first. */
@@ -244,6 +236,13 @@ static void send_due(struct learner_stage *s)
         if (!send_done(s, s->told_durable + 1, true))
             return;
         s->told_durable++;
+    }
+    /* A version is announced before its hash is known; the hub is told again. */
+    char hash[HASH_HEX_SIZE];
+    while (!s->ready_due && s->told_hash < s->told_trained &&
+           publisher_hash(s->publisher, s->told_hash + 1, hash)) {
+        if (!send_done(s, s->told_hash + 1, s->told_hash < s->durable))
+            return;
     }
 }
 
@@ -293,9 +292,10 @@ static int serve_between(void *context)
     struct learner_stage *s = context;
     int serving = 1;
     for (int i = 0; i < SERVING_TICKS && serving > 0; i++)
-        serving = weight_publisher_tick(s->publisher);
+        serving = publisher_tick(s->publisher);
     if (serving < 0)
         return serving;
+    send_due(s);
     send_heartbeat(s, true);
     return 0;
 }
@@ -303,6 +303,21 @@ static int serve_between(void *context)
 struct timing {
     double waited_s, trained_s;
 };
+
+/* The channel may be a version behind: it works while the next batch trains. */
+static void add_weights(struct learner_stage *s)
+{
+    struct metrics *m = s->metrics;
+    struct publisher_report published;
+    publisher_report(s->publisher, &published);
+    metrics_add(m, "weights/held_ms", published.held_ms);
+    metrics_add(m, "weights/version", (double)published.channel.version);
+    metrics_add(m, "weights/publish_ms", published.channel.publish_ms);
+    metrics_add(m, "weights/bytes", (double)published.channel.bytes);
+    metrics_add(m, "weights/delta_bytes", (double)published.channel.delta_bytes);
+    metrics_add(m, "weights/delta_ratio", published.channel.delta_ratio);
+    metrics_add(m, "weights/changed", published.channel.changed);
+}
 
 static int write_metrics(struct learner_stage *s, const struct rl_batch *batch,
                          const struct rl_step_result *result, const struct timing *timing)
@@ -346,6 +361,7 @@ static int write_metrics(struct learner_stage *s, const struct rl_batch *batch,
     metrics_add(m, "tokens", (double)result->tokens);
     if (timing->trained_s > 0.0)
         metrics_add(m, "tokens_per_second", (double)result->tokens / timing->trained_s);
+    add_weights(s);
     metrics_add(m, "time/train_s", timing->trained_s);
     metrics_add(m, "time/wait_for_batch_s", timing->waited_s);
     return metrics_end(m);
@@ -402,6 +418,7 @@ static int write_checkpoint(struct learner_stage *s)
     char directory[HONE_PATH_MAX];
     char path[HONE_PATH_MAX];
     char name[NAME_MAX_BYTES];
+    publisher_wait(s->publisher); /* a durable batch has its version's hash in the log */
     checkpoints_path(s, directory, sizeof directory);
     snprintf(name, sizeof name, "step-%" PRId64, s->policy.state.batch);
     path_join(path, sizeof path, directory, name);
@@ -449,12 +466,12 @@ static int train_batch(struct learner_stage *s, struct rl_batch *batch)
     s->working_ns += end_ns - start_ns;
     timing.trained_s = (double)(end_ns - start_ns) * 1e-9;
     fault_point("batch.trained");
-    keep_hash(s);
-    publish(s);
+    rc = publish(s);
     fault_point("weights.published");
     send_due(s);
     fault_point("batch.answered");
-    rc = write_metrics(s, batch, &result, &timing);
+    if (rc == 0)
+        rc = write_metrics(s, batch, &result, &timing);
     if (rc == 0)
         rc = check_guards(s, &result);
     if (rc == 0 && checkpoint_is_due(s))
@@ -500,10 +517,10 @@ static void handle_welcome(struct learner_stage *s, const Hone__Welcome *welcome
     s->welcomed = true;
     s->ready_due = true;
     /* Again for every version whose hash is known: the hub may have been away when it was made. */
-    int64_t unknown = s->policy.state.batch - HASHES_KEPT;
+    int64_t unknown = s->policy.state.batch - HASHES_TOLD;
     if (unknown < s->first_version - 1)
         unknown = s->first_version - 1;
-    s->told_trained = unknown > 0 ? unknown : 0;
+    s->told_trained = s->told_hash = unknown > 0 ? unknown : 0;
     s->told_durable = s->durable;
 }
 
@@ -518,6 +535,9 @@ static int handle_message(struct learner_stage *s, const Hone__Envelope *envelop
                          envelope->refused->reason);
     case HONE__KIND__KIND_BATCH:
         return handle_batch(s, envelope->batch);
+    case HONE__KIND__KIND_HEARTBEAT:
+        s->asked_for_hello = s->asked_for_hello || envelope_asks_for_hello(envelope);
+        break;
     case HONE__KIND__KIND_STOP:
         log_info("stop: %s", envelope->stop->reason ? envelope->stop->reason : "the run is done");
         s->finished = true;
@@ -560,7 +580,8 @@ static void greet(struct learner_stage *s)
     bool silent = !s->welcomed || silent_ms > HUB_SILENT_MS;
     bool idle = now_ms - s->waiting_since_ns / 1000000 > IDLE_MS;
     int64_t greeted_ms = now_ms - s->hello_ms;
-    if ((silent && greeted_ms > HUB_SILENT_MS) || (idle && greeted_ms > IDLE_MS))
+    if (s->asked_for_hello || (silent && greeted_ms > HUB_SILENT_MS) ||
+        (idle && greeted_ms > IDLE_MS))
         send_hello(s, now_ms);
 }
 
@@ -568,7 +589,7 @@ int learner_stage_tick(void *stage, struct stage_wait *wait)
 {
     struct learner_stage *s = stage;
     int trained = receive_messages(s);
-    int serving = trained < 0 ? trained : weight_publisher_tick(s->publisher);
+    int serving = trained < 0 ? trained : publisher_tick(s->publisher);
     if (serving < 0)
         return serving;
     if (!s->finished)
@@ -578,7 +599,7 @@ int learner_stage_tick(void *stage, struct stage_wait *wait)
     *wait = (struct stage_wait){.busy = trained > 0 || serving > 0,
                                 .finished = s->finished,
                                 .timeout_ms = s->welcomed ? HEARTBEAT_MS / 4 : 20,
-                                .servers = {weight_publisher_socket(s->publisher)},
+                                .servers = {publisher_socket(s->publisher)},
                                 .server_count = 1,
                                 .clients = {s->hub},
                                 .client_count = 1};

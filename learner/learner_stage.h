@@ -15,6 +15,7 @@
 
 #include "infra/launch/stage_loop.h"
 #include "infra/telemetry/metrics.h"
+#include "infra/wire/weight_channel.h"
 #include "learner/advantage.h"
 #include "learner/policy_loss.h"
 
@@ -22,6 +23,8 @@ struct learner_options {
     const char *worker; /* "learner-0" */
     const char *hub_endpoint;
     const char *weights_endpoint; /* bound here */
+    struct weight_options weights;
+    bool publish_thread; /* weights are published while the next batch trains (publisher.h) */
     const char *recipe_hash;
     const char *model_directory;     /* weights of version 0; tokenizer files */
     const char *reference_directory; /* KL reference; NULL: none kept */

@@ -98,7 +98,6 @@ int policy_train(struct policy *policy, struct rl_batch *batch, int (*between)(v
         return rc;
     policy->state.batch = batch->number;
     policy->state.tokens += result->tokens;
-    policy_note_hash(policy);
     return 0;
 }
 

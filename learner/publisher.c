@@ -1,11 +1,69 @@
 #include "learner/publisher.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include "infra/base/assert.h"
+#include "infra/base/error.h"
+#include "infra/base/hash.h"
+#include "infra/base/log.h"
 #include "infra/base/memory.h"
+#include "infra/wire/endpoint.h"
 
-void snapshot_of_model(const struct model *model, int64_t version, struct snapshot *snapshot)
+#define SLOTS         3 /* being written, newest, the one before */
+#define SLOTS_MAX     6 /* with slow readers and a slow recorder */
+#define HASHES_MAX    64
+#define QUEUE_MAX     (SLOTS_MAX + 1)
+#define POLL_MS       1000
+#define RECORDER_NICE 5 /* above the process's own */
+
+/* What the recorder is to hash: a slot held for it. */
+struct record {
+    int64_t version;
+    struct weight_slot *slot;
+};
+
+struct publisher {
+    struct model *model;
+    struct clock *clock;
+    struct publisher_options options;
+    char endpoint[ENDPOINT_MAX];
+    struct weight_publisher *channel;
+    struct weight_slots *slots;         /* NULL: versions are copied */
+    struct weight_slot *current, *next; /* where the model is and will be */
+    size_t value_bytes;                 /* of a version */
+    double held_ms;
+
+    /* between threads, under the mutex */
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool stopping;
+    struct snapshot queue[QUEUE_MAX];
+    int queued;
+    struct record records[QUEUE_MAX];
+    int recorded;   /* in the list */
+    bool recording; /* the recorder is at work on one */
+    struct weight_publish_report report;
+    int channel_error;
+    char channel_message[256];
+    struct {
+        int64_t version; /* -1: none */
+        char hex[HASH_HEX_SIZE];
+    } hashes[HASHES_MAX];
+
+    /* how the caller wakes the channel thread */
+    struct wire_server *bell;
+    struct wire_client *ringer;
+    pthread_t channel_thread, record_thread;
+    bool has_channel_thread, has_record_thread;
+};
+
+/* ---- snapshots ---- */
+
+static void describe_tensors(const struct model *model, int64_t version, struct snapshot *snapshot)
 {
     enum dtype dtype = model_dtype(model);
     int32_t count = model_tensor_count(model);
@@ -22,8 +80,367 @@ void snapshot_of_model(const struct model *model, int64_t version, struct snapsh
         entry->bytes = (size_t)tensor->count * dtype_bytes(dtype);
         snapshot->bytes += entry->bytes;
     }
+}
+
+void snapshot_of_model(const struct model *model, int64_t version, struct snapshot *snapshot)
+{
+    describe_tensors(model, version, snapshot);
     snapshot->data = MEMORY_ARRAY(unsigned char, snapshot->bytes);
-    for (int32_t i = 0; i < count; i++)
+    for (int32_t i = 0; i < snapshot->tensor_count; i++)
         memcpy(snapshot->data + snapshot->tensors[i].offset, model_tensor_values(model, i),
                snapshot->tensors[i].bytes);
+}
+
+/* The values are at the start of the image, in canonical order. */
+static void snapshot_of_slot(const struct model *model, struct weight_slot *slot, int64_t version,
+                             struct snapshot *snapshot)
+{
+    describe_tensors(model, version, snapshot);
+    snapshot->slot = slot;
+    snapshot->data = weight_slot_memory(slot);
+    snapshot->image = snapshot->data;
+    snapshot->image_bytes = model_image_bytes(model_config_of(model), model_dtype(model));
+    snapshot->part_count = model_image_part_count(model);
+    snapshot->parts = MEMORY_ARRAY(struct snapshot_part, snapshot->part_count);
+    snapshot->part_sums = MEMORY_ARRAY(struct checksum, snapshot->part_count);
+    for (int32_t i = 0; i < snapshot->part_count; i++) {
+        struct model_image_part part = model_image_part_at(model, i);
+        snapshot->parts[i] = (struct snapshot_part){(int64_t)part.offset, (int64_t)part.bytes};
+    }
+}
+
+/* ---- what the log keeps of a version ---- */
+
+static void keep_hash(struct publisher *p, int64_t version, const struct hash *hash)
+{
+    int at = (int)(version % HASHES_MAX);
+    hash_hex(hash, p->hashes[at].hex);
+    p->hashes[at].version = version;
+}
+
+static void *record_main(void *context)
+{
+    struct publisher *p = context;
+    /* Behind the other threads; nothing waits for it but a checkpoint. */
+    (void)setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + RECORDER_NICE);
+    pthread_mutex_lock(&p->mutex);
+    while (true) {
+        while (p->recorded == 0 && !p->stopping)
+            pthread_cond_wait(&p->changed, &p->mutex);
+        if (p->recorded == 0)
+            break;
+        struct record record = p->records[0];
+        memmove(p->records, p->records + 1, (size_t)--p->recorded * sizeof *p->records);
+        p->recording = true;
+        pthread_mutex_unlock(&p->mutex);
+        struct hash hash;
+        hash_sha256(weight_slot_memory(record.slot), p->value_bytes, &hash);
+        weight_slot_release(record.slot);
+        pthread_mutex_lock(&p->mutex);
+        keep_hash(p, record.version, &hash);
+        p->recording = false;
+        pthread_cond_broadcast(&p->changed);
+    }
+    pthread_mutex_unlock(&p->mutex);
+    return NULL;
+}
+
+/* ---- the channel thread ---- */
+
+/* The newest of what was handed over; older ones that nobody has seen are left out. */
+static bool take_queued(struct publisher *p, struct snapshot *snapshot, bool *stopping)
+{
+    pthread_mutex_lock(&p->mutex);
+    *stopping = p->stopping;
+    bool any = p->queued > 0;
+    for (int i = 0; i + 1 < p->queued; i++)
+        snapshot_release(&p->queue[i]);
+    if (any)
+        *snapshot = p->queue[p->queued - 1];
+    p->queued = 0;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->mutex);
+    return any;
+}
+
+static void note_channel(struct publisher *p, int rc)
+{
+    pthread_mutex_lock(&p->mutex);
+    p->report = *weight_publisher_report(p->channel);
+    if (rc < 0 && p->channel_error == 0) {
+        p->channel_error = rc;
+        snprintf(p->channel_message, sizeof p->channel_message, "%s", error_message());
+    }
+    pthread_mutex_unlock(&p->mutex);
+}
+
+static void drain_bell(struct publisher *p)
+{
+    struct wire_peer from;
+    struct wire_message message;
+    while (wire_server_receive(p->bell, &from, &message) > 0)
+        wire_message_release(&message);
+}
+
+static void *channel_main(void *context)
+{
+    struct publisher *p = context;
+    bool stopping = false;
+    int rc = 0;
+    while (!stopping && rc >= 0) {
+        struct snapshot snapshot;
+        drain_bell(p);
+        bool published = take_queued(p, &snapshot, &stopping);
+        if (published)
+            weight_publisher_publish(p->channel, &snapshot);
+        rc = weight_publisher_tick(p->channel);
+        if (published || rc < 0)
+            note_channel(p, rc);
+        struct wire_server *servers[] = {weight_publisher_socket(p->channel), p->bell};
+        if (rc == 0 && !stopping)
+            rc = wire_poll(servers, 2, NULL, 0, POLL_MS);
+    }
+    return NULL;
+}
+
+static void ring(struct publisher *p)
+{
+    Hone__Envelope envelope = HONE__ENVELOPE__INIT;
+    Hone__Heartbeat beat = HONE__HEARTBEAT__INIT;
+    envelope.kind = HONE__KIND__KIND_HEARTBEAT;
+    envelope.heartbeat = &beat;
+    if (p->ringer && wire_client_send(p->ringer, &envelope, NULL, 0) < 0)
+        log_debug("publisher: %s", error_message()); /* it looks by itself every POLL_MS */
+}
+
+/* ---- life cycle ---- */
+
+static int open_bell(struct publisher *p, struct wire_context *context)
+{
+    char endpoint[64];
+    snprintf(endpoint, sizeof endpoint, "inproc://publisher-bell-%p", (void *)p);
+    int rc = wire_server_create(&p->bell, context, endpoint);
+    return rc < 0 ? rc : wire_client_create(&p->ringer, context, endpoint, "learner");
+}
+
+static int start_threads(struct publisher *p, struct wire_context *context)
+{
+    int rc = open_bell(p, context);
+    if (rc < 0)
+        return rc;
+    p->has_channel_thread = pthread_create(&p->channel_thread, NULL, channel_main, p) == 0;
+    if (p->has_channel_thread && p->slots)
+        p->has_record_thread = pthread_create(&p->record_thread, NULL, record_main, p) == 0;
+    if (!p->has_channel_thread || (p->slots && !p->has_record_thread))
+        return error_set(HONE_ENOMEM, "no thread for publishing weights");
+    return 0;
+}
+
+static void open_slots(struct publisher *p)
+{
+    size_t bytes = model_image_bytes(model_config_of(p->model), model_dtype(p->model));
+    if (weight_slots_create(&p->slots, bytes, SLOTS, SLOTS_MAX) == 0) {
+        log_info("weights: %d slots of %.1f MB of shared memory", SLOTS, (double)bytes * 1e-6);
+        return;
+    }
+    log_warn("weights are copied instead of shared: %s", error_message());
+    error_clear();
+}
+
+int publisher_create(struct publisher **publisher, struct model *model,
+                     struct wire_context *context, struct clock *clock,
+                     const struct publisher_options *options)
+{
+    struct publisher *p = MEMORY_NEW(struct publisher);
+    *publisher = NULL;
+    p->model = model;
+    p->clock = clock;
+    p->options = *options;
+    p->report.version = -1;
+    p->value_bytes = (size_t)model_parameter_count(model) * dtype_bytes(model_dtype(model));
+    pthread_mutex_init(&p->mutex, NULL);
+    pthread_cond_init(&p->changed, NULL);
+    for (int i = 0; i < HASHES_MAX; i++)
+        p->hashes[i].version = -1;
+    int rc =
+        weight_publisher_create(&p->channel, context, options->endpoint, clock, &options->weights);
+    if (rc == 0) {
+        snprintf(p->endpoint, sizeof p->endpoint, "%s",
+                 wire_server_endpoint(weight_publisher_socket(p->channel)));
+        open_slots(p);
+    }
+    if (rc == 0 && options->threaded)
+        rc = start_threads(p, context);
+    if (rc < 0)
+        publisher_destroy(p);
+    else
+        *publisher = p;
+    return rc;
+}
+
+static void stop_threads(struct publisher *p)
+{
+    pthread_mutex_lock(&p->mutex);
+    p->stopping = true;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->mutex);
+    ring(p);
+    if (p->has_channel_thread)
+        pthread_join(p->channel_thread, NULL);
+    if (p->has_record_thread)
+        pthread_join(p->record_thread, NULL);
+}
+
+void publisher_destroy(struct publisher *publisher)
+{
+    struct publisher *p = publisher;
+    if (!p)
+        return;
+    stop_threads(p);
+    for (int i = 0; i < p->queued; i++)
+        snapshot_release(&p->queue[i]);
+    wire_client_destroy(p->ringer);
+    wire_server_destroy(p->bell);
+    weight_publisher_destroy(p->channel);
+    weight_slot_release(p->current);
+    weight_slot_release(p->next);
+    weight_slots_destroy(p->slots);
+    pthread_cond_destroy(&p->changed);
+    pthread_mutex_destroy(&p->mutex);
+    memory_free(p);
+}
+
+/* ---- publishing ---- */
+
+/* The slot that holds the model's version. Only a version that was not written into a slot (the
+ * first) is copied. */
+static int finish_slot(struct publisher *p)
+{
+    const void *image = model_image(p->model);
+    if (p->next && image == weight_slot_memory(p->next)) {
+        weight_slot_release(p->current);
+        p->current = p->next;
+        p->next = NULL;
+        weight_slot_publish(p->current);
+    } else if (!p->current || image != weight_slot_memory(p->current)) {
+        struct weight_slot *slot = weight_slots_take(p->slots);
+        if (!slot)
+            return error_prefix("publishing weights");
+        memcpy(weight_slot_memory(slot), image,
+               model_image_bytes(model_config_of(p->model), model_dtype(p->model)));
+        weight_slot_publish(slot);
+        weight_slot_release(p->current);
+        p->current = slot;
+    }
+    return 0;
+}
+
+static int prepare_next(struct publisher *p)
+{
+    if (p->next)
+        return 0; /* a step that was not applied has left it unused */
+    p->next = weight_slots_take(p->slots);
+    if (!p->next)
+        return error_prefix("publishing weights");
+    model_move(p->model, weight_slot_memory(p->next));
+    return 0;
+}
+
+/* Hands a version to the recorder and the channel, or does their work. */
+static void hand_over(struct publisher *p, struct snapshot *snapshot)
+{
+    struct hash hash;
+    if (!p->has_record_thread) {
+        hash_sha256(snapshot->data, snapshot->bytes, &hash);
+        pthread_mutex_lock(&p->mutex);
+        keep_hash(p, snapshot->version, &hash);
+        pthread_mutex_unlock(&p->mutex);
+    }
+    if (!p->has_channel_thread) {
+        weight_publisher_publish(p->channel, snapshot);
+        p->report = *weight_publisher_report(p->channel);
+        return;
+    }
+    if (p->has_record_thread)
+        weight_slot_hold(snapshot->slot);
+    pthread_mutex_lock(&p->mutex);
+    while (p->queued == QUEUE_MAX || p->recorded == QUEUE_MAX)
+        pthread_cond_wait(&p->changed, &p->mutex);
+    if (p->has_record_thread)
+        p->records[p->recorded++] =
+            (struct record){.version = snapshot->version, .slot = snapshot->slot};
+    p->queue[p->queued++] = *snapshot;
+    pthread_cond_broadcast(&p->changed);
+    pthread_mutex_unlock(&p->mutex);
+    ring(p);
+}
+
+int publisher_publish(struct publisher *publisher, int64_t version)
+{
+    struct publisher *p = publisher;
+    struct snapshot snapshot;
+    int64_t start_ns = clock_now_ns(p->clock);
+    int rc = p->slots ? finish_slot(p) : 0;
+    if (rc < 0)
+        return rc;
+    if (p->slots) {
+        weight_slot_hold(p->current);
+        snapshot_of_slot(p->model, p->current, version, &snapshot);
+    } else {
+        snapshot_of_model(p->model, version, &snapshot);
+    }
+    hand_over(p, &snapshot);
+    rc = p->slots ? prepare_next(p) : 0;
+    p->held_ms = (double)(clock_now_ns(p->clock) - start_ns) * 1e-6;
+    return rc;
+}
+
+int publisher_tick(struct publisher *publisher)
+{
+    struct publisher *p = publisher;
+    if (!p->has_channel_thread)
+        return weight_publisher_tick(p->channel);
+    pthread_mutex_lock(&p->mutex);
+    int rc = p->channel_error;
+    if (rc < 0)
+        error_set(rc, "weight channel: %s", p->channel_message);
+    pthread_mutex_unlock(&p->mutex);
+    return rc;
+}
+
+struct wire_server *publisher_socket(struct publisher *publisher)
+{
+    return publisher->has_channel_thread ? NULL : weight_publisher_socket(publisher->channel);
+}
+
+const char *publisher_endpoint(const struct publisher *publisher)
+{
+    return publisher->endpoint;
+}
+
+bool publisher_hash(struct publisher *publisher, int64_t version, char hex[HASH_HEX_SIZE])
+{
+    int at = (int)(version % HASHES_MAX);
+    pthread_mutex_lock(&publisher->mutex);
+    bool known = version >= 0 && publisher->hashes[at].version == version;
+    if (known)
+        memcpy(hex, publisher->hashes[at].hex, HASH_HEX_SIZE);
+    pthread_mutex_unlock(&publisher->mutex);
+    return known;
+}
+
+void publisher_wait(struct publisher *publisher)
+{
+    pthread_mutex_lock(&publisher->mutex);
+    while (publisher->recorded > 0 || publisher->recording)
+        pthread_cond_wait(&publisher->changed, &publisher->mutex);
+    pthread_mutex_unlock(&publisher->mutex);
+}
+
+void publisher_report(struct publisher *publisher, struct publisher_report *report)
+{
+    pthread_mutex_lock(&publisher->mutex);
+    report->channel = publisher->report;
+    pthread_mutex_unlock(&publisher->mutex);
+    report->held_ms = publisher->held_ms;
 }

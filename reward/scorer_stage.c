@@ -17,6 +17,7 @@
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 #include "infra/wire/codec.h"
+#include "infra/wire/envelope.h"
 
 #define HEARTBEAT_MS 1000
 #define HUB_SILENT_MS                                                                              \
@@ -273,7 +274,11 @@ static int on_message(struct scorer_stage *stage, const Hone__Envelope *envelope
     case HONE__KIND__KIND_STOP:
         stage->stopping = true;
         break;
-    default: /* heartbeats; notices for other roles */
+    case HONE__KIND__KIND_HEARTBEAT:
+        if (envelope_asks_for_hello(envelope))
+            stage->hello_ms = 0;
+        break;
+    default: /* notices for other roles */
         break;
     }
     return 0;

@@ -49,6 +49,7 @@ static const struct {
     {"train", check_shape, bench_train, false},
     {"rl", check_recipe, bench_rl, false},
     {"wire", NULL, bench_wire, true},
+    {"weights", NULL, bench_weights, true},
 };
 
 static void print_ceiling(struct bench *bench, const char *name, const struct ceiling *ceiling,
@@ -154,7 +155,7 @@ int command_bench(const struct command_line *line)
     if (kind == count)
         return error_set(HONE_EINVAL,
                          "bench: unknown kind '%s'; use gemm, attention, decode, prefill, train, "
-                         "rl or wire",
+                         "rl, wire or weights",
                          line->positional[0]);
     int rc = read_options(&bench);
     if (rc == 0 && kinds[kind].check != NULL)

@@ -27,7 +27,8 @@ int bench_attention(struct bench *bench);
 int bench_decode(struct bench *bench); /* model_bench.c */
 int bench_prefill(struct bench *bench);
 int bench_train(struct bench *bench);
-int bench_rl(struct bench *bench); /* rl_bench.c */
+int bench_rl(struct bench *bench);      /* rl_bench.c */
+int bench_weights(struct bench *bench); /* weights_bench.c */
 
 /* Prints and records achieved against possible: "label  rate unit, share of the roofline". */
 void bench_report(struct bench *bench, const char *label, double rate, const char *unit,

@@ -13,16 +13,16 @@ static void print_gemm_row(struct bench *bench, const struct gemm_figures *f)
 {
     double share = f->flops / f->roofline_flops;
     double price = f->free_flops > 0.0 ? f->free_flops / f->flops - 1.0 : 0.0;
-    printf("%-4s %6lld %6lld %10.1f %10.1f %6.2f  %-7s", gemm_form_name(f->form),
+    printf("%-4s %6lld %6lld %10.1f %10.1f %6.2f %8.1f", gemm_form_name(f->form),
            (long long)f->size, (long long)f->m, f->flops * 1e-9, f->roofline_flops * 1e-9, share,
-           memory_level_name(f->level));
+           f->read * 1e-9);
     if (f->free_flops > 0.0)
         printf(" %8.1f %+6.1f %%", f->free_flops * 1e-9, 100.0 * price);
     printf("\n");
     json_t *row =
-        json_pack("{s:s,s:I,s:I,s:f,s:f,s:f,s:s}", "form", gemm_form_name(f->form), "size",
+        json_pack("{s:s,s:I,s:I,s:f,s:f,s:f,s:f}", "form", gemm_form_name(f->form), "size",
                   (json_int_t)f->size, "m", (json_int_t)f->m, "flops", f->flops, "roofline_flops",
-                  f->roofline_flops, "roofline_share", share, "level", memory_level_name(f->level));
+                  f->roofline_flops, "roofline_share", share, "read", f->read);
     if (f->free_flops > 0.0)
         json_object_set_new(row, "free_order_flops", json_real(f->free_flops));
     json_array_append_new(json_object_get(bench->json, "figures"), row);
@@ -69,8 +69,8 @@ int bench_gemm(struct bench *bench)
                                          .context = &progress};
     int count = gemm_bench(&options, &bench->ceilings, bench->compute.pool, figures);
     progress_finish(progress, NULL);
-    printf("%-4s %6s %6s %10s %10s %6s  %-7s %8s %8s\n", "form", "N = K", "M", "GFLOP/s",
-           "roofline", "share", "weights", "no order", "faster");
+    printf("%-4s %6s %6s %10s %10s %6s %8s %8s %8s\n", "form", "N = K", "M", "GFLOP/s", "roofline",
+           "share", "read", "no order", "faster");
     for (int i = 0; i < count; i++)
         print_gemm_row(bench, &figures[i]);
     print_means(bench, figures, count);

@@ -137,15 +137,25 @@ static pid_t start_run(const struct bench *bench, const char *recipe, const char
     char steps[64], output[HONE_PATH_MAX + 16];
     snprintf(steps, sizeof steps, "rl.steps=%s", command_value(bench->line, "steps"));
     snprintf(output, sizeof output, "output_dir=%s", directory);
-    const char *arguments[] = {"/proc/self/exe",    "run", recipe, "stages=[rl]", steps, output,
-                               "eval.data.path=[]", NULL};
+    const char *arguments[] = {"/proc/self/exe",
+                               "run",
+                               recipe,
+                               "stages=[rl]",
+                               steps,
+                               output,
+                               "eval.max_prompts=1",
+                               "eval.samples=1",
+                               "eval.k=1",
+                               "rl.optimizer.warmup_steps=0",
+                               NULL};
+    fflush(stdout); /* what is buffered would be written by the child too */
     pid_t pid = fork();
     if (pid != 0)
         return pid;
     /* Its messages and its table are not this command's. */
     if (freopen("/dev/null", "w", stdout) == NULL)
         _exit(127);
-    char *copies[8] = {0};
+    char *copies[16] = {0};
     for (int i = 0; arguments[i] != NULL; i++)
         copies[i] = memory_strdup(arguments[i]);
     execv(arguments[0], copies);
@@ -172,8 +182,10 @@ static int watch_run(pid_t pid, const char *metrics, int64_t steps, struct usage
     read_metrics(metrics, sums);
     progress_finish(progress, NULL);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-        return error_set(HONE_EIO, "the run ended with status %d; its messages are above",
-                         WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
+        return error_set(HONE_EIO,
+                         "the run ended with status %d; its messages are above, its files "
+                         "beside %s",
+                         WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), metrics);
     return 0;
 }
 
@@ -214,7 +226,7 @@ int bench_rl(struct bench *bench)
     make_directory_name(directory, sizeof directory);
     if (mkdtemp(directory) == NULL)
         return error_errno("create %s", directory);
-    snprintf(metrics, sizeof metrics, "%s/metrics/learner.jsonl", directory);
+    snprintf(metrics, sizeof metrics, "%s/metrics/rl.jsonl", directory);
     pid_t pid = start_run(bench, recipe, directory);
     if (pid < 0)
         return error_errno("start a run of %s", recipe);

@@ -4,6 +4,10 @@
 #include <sodium.h>
 #include <string.h>
 
+/* The header carries the whole implementation: the state has a size, and no library is loaded. */
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
 _Static_assert(sizeof(struct hash_state) >= sizeof(crypto_hash_sha256_state), "state fits");
 _Static_assert(HASH_BYTES == crypto_hash_sha256_BYTES, "SHA-256 digest size");
 
@@ -32,6 +36,40 @@ void hash_sha256(const void *data, size_t bytes, struct hash *hash)
 void hash_hex(const struct hash *hash, char hex[HASH_HEX_SIZE])
 {
     sodium_bin2hex(hex, HASH_HEX_SIZE, hash->bytes, HASH_BYTES);
+}
+
+_Static_assert(sizeof(XXH3_state_t) <= sizeof(struct checksum_state), "room for the state");
+
+static XXH3_state_t *xxh(struct checksum_state *state)
+{
+    return (XXH3_state_t *)(void *)state->opaque;
+}
+
+static void put_checksum(XXH128_hash_t hash, struct checksum *checksum)
+{
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, hash);
+    memcpy(checksum->bytes, canonical.digest, sizeof checksum->bytes);
+}
+
+void checksum_begin(struct checksum_state *state)
+{
+    XXH3_128bits_reset(xxh(state));
+}
+
+void checksum_update(struct checksum_state *state, const void *data, size_t bytes)
+{
+    XXH3_128bits_update(xxh(state), data, bytes);
+}
+
+void checksum_end(struct checksum_state *state, struct checksum *checksum)
+{
+    put_checksum(XXH3_128bits_digest(xxh(state)), checksum);
+}
+
+void checksum_of(const void *data, size_t bytes, struct checksum *checksum)
+{
+    put_checksum(XXH3_128bits(data, bytes), checksum);
 }
 
 uint64_t hash_u64(const void *data, size_t bytes)

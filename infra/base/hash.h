@@ -22,6 +22,21 @@ void hash_end(struct hash_state *state, struct hash *hash);
 
 void hash_sha256(const void *data, size_t bytes, struct hash *hash);
 void hash_hex(const struct hash *hash, char hex[HASH_HEX_SIZE]);
+
+/* 128-bit XXH3 (libxxhash): says whether bytes arrived as they were sent, at the speed of memory.
+ * No secret and no identity: whoever can choose the bytes can make two that agree. */
+#define CHECKSUM_BYTES 16
+struct checksum {
+    unsigned char bytes[CHECKSUM_BYTES];
+};
+struct checksum_state {
+    _Alignas(64) unsigned char opaque[640];
+};
+void checksum_begin(struct checksum_state *state);
+void checksum_update(struct checksum_state *state, const void *data, size_t bytes);
+void checksum_end(struct checksum_state *state, struct checksum *checksum);
+void checksum_of(const void *data, size_t bytes, struct checksum *checksum);
+
 /* 64-bit non-cryptographic hash for ids and tables (FNV-1a with a final mix). */
 uint64_t hash_u64(const void *data, size_t bytes);
 /* CRC-32C (Castagnoli). Starts from 0 and continues from its own result:

@@ -8,7 +8,7 @@
  *
  * 1. recipe_print's text loads again into an equal recipe, and prints again to the same bytes.
  * 2. Equal recipe_hash means that a run of one may be continued as a run of the other. output_dir,
- *    pools, wire and log do not count: they never change what is computed.
+ *    pools, wire, weights and log do not count: they never change what is computed.
  * 3. Every problem of a recipe is reported at once, with file, line and column. */
 #ifndef HONE_CONFIG_RECIPE_H
 #define HONE_CONFIG_RECIPE_H
@@ -39,6 +39,11 @@ enum recipe_kl_reference { RECIPE_KL_START, RECIPE_KL_BASE };
 enum recipe_kl_estimator { RECIPE_KL_K1, RECIPE_KL_K2, RECIPE_KL_K3 };
 enum recipe_pairs_source { RECIPE_PAIRS_FILE, RECIPE_PAIRS_RL_LOG };
 enum recipe_activations { RECIPE_ACTIVATIONS_KEPT, RECIPE_ACTIVATIONS_BY_LAYER };
+enum recipe_transport {
+    RECIPE_TRANSPORT_AUTO,
+    RECIPE_TRANSPORT_SHARED_MEMORY,
+    RECIPE_TRANSPORT_CHUNKS
+};
 enum recipe_log_keep { RECIPE_KEEP_ALL, RECIPE_KEEP_UNACKNOWLEDGED };
 enum recipe_kv_on_swap { RECIPE_KV_KEEP, RECIPE_KV_RECOMPUTE };
 enum recipe_log_level { RECIPE_LOG_DEBUG, RECIPE_LOG_INFO, RECIPE_LOG_WARN, RECIPE_LOG_ERROR };
@@ -206,6 +211,13 @@ struct eval_settings {
     int64_t slots;
 };
 
+struct weights_settings {
+    enum recipe_transport transport;
+    bool delta;
+    int64_t fanout; /* 0: the learner serves everybody */
+    double deadline_s;
+};
+
 struct log_settings {
     enum recipe_log_keep keep;
     int64_t keep_batches; /* with keep unacknowledged: durable batches kept besides */
@@ -232,6 +244,7 @@ struct recipe {
     struct reward_settings reward;
     struct dpo_settings dpo;
     struct eval_settings eval;
+    struct weights_settings weights;
     struct log_settings log;
 
     char *file;               /* the path given to recipe_load; places refer to it */

@@ -46,6 +46,7 @@ static const char *const kl_names[] = {"k1", "k2", "k3", NULL};
 static const char *const kl_reference_names[] = {"start", "base", NULL};
 static const char *const pairs_source_names[] = {"file", "rl_log", NULL};
 static const char *const activation_names[] = {"none", "layer", NULL};
+static const char *const transport_names[] = {"auto", "shared_memory", "chunks", NULL};
 static const char *const kv_names[] = {"keep", "recompute", NULL};
 static const char *const keep_names[] = {"all", "unacknowledged", NULL};
 static const char *const level_names[] = {"debug", "info", "warn", "error", NULL};
@@ -366,6 +367,19 @@ static const struct config_field eval_fields[] = {
     INT("slots", eval_settings, slots, "128", 1, 65536, "samples", "Answers generated at once"),
     END};
 
+static const struct config_field weights_fields[] = {
+    ENUM("transport", weights_settings, transport, "auto", transport_names,
+         "How actors get weights: through shared memory where they are on the learner's host and "
+         "else as chunks, only the one, or only the other"),
+    BOOL("delta", weights_settings, delta, "true",
+         "Send chunks of what has changed since the receiver's version, where that is smaller"),
+    INT("fanout", weights_settings, fanout, "4", 0, 1024, "receivers",
+        "Receivers that the learner sends chunks to at once before others get them from an actor "
+        "that has them; 0 sends to all"),
+    FLOAT("deadline_s", weights_settings, deadline_s, "30", 0.1, 86400, "s",
+          "A transfer without progress for this long starts again"),
+    END};
+
 static const struct config_field log_fields[] = {
     ENUM("keep", log_settings, keep, "all", keep_names,
          "Trajectories kept: all of them (hone replay and DPO need them), or those of batches that "
@@ -408,6 +422,12 @@ const struct config_field recipe_fields[] = {
     TABLE("reward", recipe, reward, reward_fields, "What a trajectory is worth."),
     TABLE("dpo", recipe, dpo, dpo_fields, "Direct preference optimization."),
     TABLE("eval", recipe, eval, eval_fields, "Pass rate on held-out prompts between stages."),
+    {.name = "weights",
+     .type = FIELD_TABLE,
+     AT(recipe, weights),
+     .table = weights_fields,
+     .help = "How weights get from the learner to the actors. Never changes the result.",
+     .flags = FIELD_UNHASHED},
     {.name = "log",
      .type = FIELD_TABLE,
      AT(recipe, log),

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "infra/base/assert.h"
 #include "infra/base/hash.h"
@@ -74,16 +75,14 @@ int64_t model_config_parameter_count(const struct model_config *config)
 
 /* ---- operands ---- */
 
-/* Places an operand's packed forms at *used of the packed block; base NULL only counts. */
-static void operand_place(struct operand *operand, const struct model *model, char *base,
-                          size_t *used)
+#define IMAGE_PAGE ((size_t)4096)
+
+/* Places one packed form at *used of a block; base NULL only counts. */
+static void *place(char *base, size_t bytes, size_t *used)
 {
-    operand->packed = base ? base + *used : NULL;
-    *used += (gemm_packed_bytes(model->dtype, operand->out, operand->in) + 63) & ~(size_t)63;
-    if (!model->trainable)
-        return;
-    operand->packed_transposed = base ? base + *used : NULL;
-    *used += (gemm_packed_bytes(model->dtype, operand->in, operand->out) + 63) & ~(size_t)63;
+    void *at = base ? base + *used : NULL;
+    *used += (bytes + 63) & ~(size_t)63;
+    return at;
 }
 
 static void operand_pack(struct operand *operand, const struct model *model)
@@ -100,17 +99,50 @@ static void operand_pack(struct operand *operand, const struct model *model)
     operand->stale = false;
 }
 
-static size_t place_operands(struct model *model, char *base)
+/* All operands, in canonical order: layers, then the head. */
+static struct operand *operand_at(const struct model *model, int32_t index)
+{
+    struct layer_weights *layer = &model->layers[index / OPERANDS_PER_LAYER];
+    if (index == OPERANDS_PER_LAYER * model->config.layers)
+        return (struct operand *)(uintptr_t)&model->head;
+    switch (index % OPERANDS_PER_LAYER) {
+    case 0:
+        return &layer->qkv;
+    case 1:
+        return &layer->output;
+    case 2:
+        return &layer->gate_up;
+    default:
+        return &layer->down;
+    }
+}
+
+static int32_t operand_count(const struct model *model)
+{
+    return OPERANDS_PER_LAYER * model->config.layers + 1;
+}
+
+/* Points the model at an image; NULL only counts. Returns the image's bytes. */
+static size_t place_image(struct model *model, char *image)
+{
+    size_t used = (model->values_bytes + IMAGE_PAGE - 1) & ~(IMAGE_PAGE - 1);
+    model->image = model->values = image;
+    for (int32_t i = 0; i < operand_count(model); i++) {
+        struct operand *operand = operand_at(model, i);
+        operand->packed =
+            place(image, gemm_packed_bytes(model->dtype, operand->out, operand->in), &used);
+    }
+    return used;
+}
+
+static size_t place_transposed(struct model *model, char *block)
 {
     size_t used = 0;
-    for (int32_t i = 0; i < model->config.layers; i++) {
-        struct layer_weights *layer = &model->layers[i];
-        operand_place(&layer->qkv, model, base, &used);
-        operand_place(&layer->output, model, base, &used);
-        operand_place(&layer->gate_up, model, base, &used);
-        operand_place(&layer->down, model, base, &used);
+    for (int32_t i = 0; i < operand_count(model) && model->trainable; i++) {
+        struct operand *operand = operand_at(model, i);
+        operand->packed_transposed =
+            place(block, gemm_packed_bytes(model->dtype, operand->in, operand->out), &used);
     }
-    operand_place(&model->head, model, base, &used);
     return used;
 }
 
@@ -142,18 +174,12 @@ static void describe_layers(struct model *model)
 
 static void set_stale(struct model *model, int64_t offset)
 {
-    for (int32_t i = 0; i < model->config.layers; i++) {
-        struct layer_weights *layer = &model->layers[i];
-        struct operand *operands[OPERANDS_PER_LAYER] = {&layer->qkv, &layer->output,
-                                                        &layer->gate_up, &layer->down};
-        for (int j = 0; j < OPERANDS_PER_LAYER; j++) {
-            int64_t end = operands[j]->offset + operands[j]->out * operands[j]->in;
-            if (offset >= operands[j]->offset && offset < end)
-                operands[j]->stale = true;
-        }
+    for (int32_t i = 0; i < operand_count(model); i++) {
+        struct operand *operand = operand_at(model, i);
+        int64_t end = operand->offset + operand->out * operand->in;
+        if (offset >= operand->offset && offset < end)
+            operand->stale = true;
     }
-    if (offset == model->head.offset)
-        model->head.stale = true;
 }
 
 /* ---- life cycle ---- */
@@ -172,12 +198,15 @@ int model_create(struct model **result, const struct model_config *config, enum 
     const struct model_tensor *last = &model->tensors[model->tensor_count - 1];
     HONE_ASSERT(last->offset + last->count == model->parameter_count);
     model->values_bytes = (size_t)model->parameter_count * dtype_bytes(dtype);
-    model->values = memory_map(model->values_bytes);
     model->layers = MEMORY_ARRAY(struct layer_weights, config->layers);
     describe_layers(model);
-    model->packed_bytes = place_operands(model, NULL);
-    model->packed = memory_map(model->packed_bytes);
-    place_operands(model, model->packed);
+    model->image_bytes = place_image(model, NULL);
+    model->own_image = memory_map(model->image_bytes);
+    place_image(model, model->own_image);
+    model->transposed_bytes = place_transposed(model, NULL);
+    if (trainable)
+        model->transposed = memory_map(model->transposed_bytes);
+    place_transposed(model, model->transposed);
     *result = model;
     return 0;
 }
@@ -186,24 +215,37 @@ void model_free(struct model *model)
 {
     if (!model)
         return;
-    memory_unmap(model->values, model->values_bytes);
-    memory_unmap(model->packed, model->packed_bytes);
+    memory_unmap(model->own_image, model->image_bytes);
+    memory_unmap(model->transposed, model->transposed_bytes);
     memory_free(model->layers);
     memory_free(model->tensors);
     memory_free(model->rope);
     memory_free(model);
 }
 
+/* A model without memory for values: its layout can be counted. */
+static void describe_shape(struct model *model, const struct model_config *config, enum dtype dtype,
+                           bool trainable)
+{
+    *model = (struct model){.config = *config, .dtype = dtype, .trainable = trainable};
+    model->tensors = model_tensors_create(config, &model->tensor_count);
+    model->layers = MEMORY_ARRAY(struct layer_weights, config->layers);
+    model->values_bytes = (size_t)model_config_parameter_count(config) * dtype_bytes(dtype);
+    describe_layers(model);
+}
+
+static void release_shape(struct model *model)
+{
+    memory_free(model->layers);
+    memory_free(model->tensors);
+}
+
 size_t model_bytes(const struct model_config *config, enum dtype dtype, bool trainable)
 {
-    struct model model = {.config = *config, .dtype = dtype, .trainable = trainable};
-    model.tensors = model_tensors_create(config, &model.tensor_count);
-    model.layers = MEMORY_ARRAY(struct layer_weights, config->layers);
-    describe_layers(&model);
-    size_t bytes = place_operands(&model, NULL) +
-                   (size_t)model_config_parameter_count(config) * dtype_bytes(dtype);
-    memory_free(model.layers);
-    memory_free(model.tensors);
+    struct model model;
+    describe_shape(&model, config, dtype, trainable);
+    size_t bytes = place_image(&model, NULL) + place_transposed(&model, NULL);
+    release_shape(&model);
     return bytes;
 }
 
@@ -264,30 +306,34 @@ void model_set_tensor(struct model *model, int32_t index, enum dtype from, const
     const struct model_tensor *tensor = model_tensor_at(model, index);
     char *out = model->values + (size_t)tensor->offset * dtype_bytes(model->dtype);
     HONE_ASSERT(from == DTYPE_F32 || from == DTYPE_BF16 || from == DTYPE_F16);
+    HONE_ASSERT(model->image == model->own_image);
     cast_values(model, tensor->count, from, values, out);
     set_stale(model, tensor->offset);
 }
 
 void model_finish(struct model *model)
 {
-    for (int32_t i = 0; i < model->config.layers; i++) {
-        operand_pack(&model->layers[i].qkv, model);
-        operand_pack(&model->layers[i].output, model);
-        operand_pack(&model->layers[i].gate_up, model);
-        operand_pack(&model->layers[i].down, model);
-    }
-    operand_pack(&model->head, model);
+    for (int32_t i = 0; i < operand_count(model); i++)
+        operand_pack(operand_at(model, i), model);
+}
+
+/* Another image; the pages of the model's own go back to the system when it is left. */
+static void leave_image(struct model *model, char *image)
+{
+    if (model->image == model->own_image && image != model->own_image)
+        (void)madvise(model->own_image, model->image_bytes, MADV_DONTNEED);
+    place_image(model, image);
 }
 
 void *model_overwrite(struct model *model)
 {
-    for (int32_t i = 0; i < model->config.layers; i++) {
-        model->layers[i].qkv.stale = true;
-        model->layers[i].output.stale = true;
-        model->layers[i].gate_up.stale = true;
-        model->layers[i].down.stale = true;
+    HONE_ASSERT(model->trainable || model->next_image || model->image == model->own_image);
+    if (model->next_image) {
+        leave_image(model, model->next_image);
+        model->next_image = NULL;
     }
-    model->head.stale = true;
+    for (int32_t i = 0; i < operand_count(model); i++)
+        operand_at(model, i)->stale = true;
     return model->values;
 }
 
@@ -295,6 +341,60 @@ void model_set_flat(struct model *model, const float *flat)
 {
     cast_values(model, model->parameter_count, DTYPE_F32, flat, model_overwrite(model));
     model_finish(model);
+}
+
+/* ---- images ---- */
+
+size_t model_image_bytes(const struct model_config *config, enum dtype dtype)
+{
+    struct model model;
+    describe_shape(&model, config, dtype, false);
+    size_t bytes = place_image(&model, NULL);
+    release_shape(&model);
+    return bytes;
+}
+
+const void *model_image(const struct model *model)
+{
+    return model->image;
+}
+
+void model_move(struct model *model, void *image)
+{
+    HONE_ASSERT(image != model->image && (uintptr_t)image % IMAGE_PAGE == 0);
+    model->next_image = image;
+}
+
+/* Nothing writes through the pointer: model_set_tensor and model_set_flat refuse. */
+void model_adopt(struct model *model, const void *image)
+{
+    HONE_ASSERT(!model->trainable && (uintptr_t)image % IMAGE_PAGE == 0);
+    leave_image(model, image ? (char *)(uintptr_t)image : model->own_image);
+}
+
+int32_t model_image_part_count(const struct model *model)
+{
+    return 2 + 2 * model->config.layers + operand_count(model);
+}
+
+struct model_image_part model_image_part_at(const struct model *model, int32_t index)
+{
+    size_t size = dtype_bytes(model->dtype), norm = (size_t)model->config.hidden_size * size;
+    int32_t norms = 1 + 2 * model->config.layers;
+    HONE_ASSERT(index >= 0 && index < model_image_part_count(model));
+    if (index == 0)
+        return (struct model_image_part){(size_t)model->embedding * size,
+                                         (size_t)model->config.vocab_size * norm};
+    if (index <= norms) {
+        const struct layer_weights *layer = &model->layers[(index - 1) / 2];
+        int64_t offset = index == norms         ? model->final_norm
+                         : (index - 1) % 2 == 0 ? layer->input_norm
+                                                : layer->post_norm;
+        return (struct model_image_part){(size_t)offset * size, norm};
+    }
+    const struct operand *operand = operand_at(model, index - norms - 1);
+    return (struct model_image_part){(size_t)((const char *)operand->packed - model->image),
+                                     gemm_packed_bytes(model->dtype, operand->out, operand->in)};
 }
 
 const void *model_tensor_values(const struct model *model, int32_t index)

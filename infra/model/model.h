@@ -61,6 +61,29 @@ const void *model_tensor_values(const struct model *model, int32_t index);
 struct hash;
 void model_hash(const struct model *model, struct hash *hash);
 
+/* The image: every value a forward reads, in one block whose layout depends on the config and the
+ * dtype alone: the values in canonical order, then, from a page boundary, each operand packed. A
+ * page-aligned block of this many bytes, zeros at first, can hold the image of any model of that
+ * shape. */
+size_t model_image_bytes(const struct model_config *config, enum dtype dtype);
+const void *model_image(const struct model *model); /* in use */
+/* The next model_overwrite or model_set_flat writes the whole version into `image`, which is in use
+ * from then on; the image in use so far is left as it is for whoever else reads it, and the model
+ * reads it until then. */
+void model_move(struct model *model, void *image);
+/* The version is what `image` holds: another model's image, which nobody changes while it is in use
+ * here. Nothing is copied, and the memory of the model's own block is given back. Nothing can be
+ * set before model_adopt(model, NULL), which returns to that block; every tensor has to be set
+ * then. Not for trainable models. */
+void model_adopt(struct model *model, const void *image);
+/* The parts of an image that a forward reads, in ascending order: the embedding, the norms, the
+ * packed operands. What lies between them is read by nobody who has only the image. */
+struct model_image_part {
+    size_t offset, bytes;
+};
+int32_t model_image_part_count(const struct model *model);
+struct model_image_part model_image_part_at(const struct model *model, int32_t index);
+
 /* Loads a Hugging Face directory's weights (fp32/bf16/fp16) as a flat fp32 vector [parameter_count]
  * in canonical order; missing, extra or misshapen tensors are named. */
 int model_read_flat(const struct model_config *config, const char *directory, float *flat);

@@ -31,10 +31,14 @@ struct model {
     struct model_tensor *tensors;
     int32_t tensor_count;
     int64_t parameter_count;
-    char *values; /* [parameter_count] in dtype */
+    char *image;      /* in use: values, then the packed operands */
+    char *own_image;  /* model_image_bytes, the model's own */
+    char *next_image; /* where the next model_set_flat writes; NULL: over the present values */
+    char *values;     /* [parameter_count] in dtype, at the start of the image */
     size_t values_bytes;
-    char *packed; /* all operands */
-    size_t packed_bytes;
+    size_t image_bytes;
+    char *transposed; /* the operands' transposes; NULL unless trainable */
+    size_t transposed_bytes;
     struct layer_weights *layers;
     int64_t embedding, final_norm; /* offsets */
     struct operand head;           /* the embedding itself when tied */

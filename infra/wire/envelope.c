@@ -42,6 +42,9 @@ static const struct kind_rule rules[] = {
     RULE(WEIGHTS_CHUNK, weights_chunk, 64 * KIB),
     RULE(STOP, stop, 64 * KIB),
     RULE(LEASE_RETURN, lease_return, 64 * KIB),
+    RULE(WEIGHTS_SLOT, weights_slot, 16 * MIB),
+    RULE(WEIGHTS_SLOT_CHECKSUMS, weights_slot_checksums, 16 * MIB),
+    RULE(WEIGHTS_REDIRECT, weights_redirect, 64 * KIB),
     RULE(PROGRESS, progress, 16 * MIB),
     RULE(PROGRESS_ACK, progress_ack, 64 * KIB),
 };
@@ -172,6 +175,13 @@ int envelope_decode(Hone__Envelope **envelope, const void *data, size_t bytes,
     else
         *envelope = decoded;
     return rc;
+}
+
+bool envelope_asks_for_hello(const Hone__Envelope *envelope)
+{
+    return envelope->kind == HONE__KIND__KIND_HEARTBEAT &&
+           envelope->heartbeat->waiting_for != NULL &&
+           strcmp(envelope->heartbeat->waiting_for, ENVELOPE_WAITS_FOR_HELLO) == 0;
 }
 
 bool envelope_looks_like_hello(const void *data, size_t bytes)

@@ -30,6 +30,10 @@ int envelope_decode(Hone__Envelope **envelope, const void *data, size_t bytes,
                     int64_t payload_bytes);
 /* E2 for an envelope about to be sent. */
 int envelope_check(const Hone__Envelope *envelope, size_t packed_bytes, int64_t payload_bytes);
+/* A hub that has not had this peer's Hello answers its heartbeat with one that waits for "hello".
+ */
+#define ENVELOPE_WAITS_FOR_HELLO "hello"
+bool envelope_asks_for_hello(const Hone__Envelope *envelope);
 /* Whether encoded bytes claim to be a Hello, without decoding them. */
 bool envelope_looks_like_hello(const void *data, size_t bytes);
 

@@ -261,11 +261,12 @@ static void world_open_on(struct world *w, bool ipc, int32_t progress_tokens)
                                                .prefill_chunk_tokens = 8,
                                                .max_sequence_tokens = MAX_TOKENS,
                                                .rng_purpose = RNG_SAMPLE},
-                                    .weights_deadline_ms = 10000,
+                                    .weights = {.deadline_ms = 10000},
                                     .progress_tokens = progress_tokens};
     open_hub(w);
-    assert_int_equal(
-        weight_publisher_create(&w->publisher, w->context, w->weights_endpoint, &w->clock), 0);
+    assert_int_equal(weight_publisher_create(&w->publisher, w->context, w->weights_endpoint,
+                                             &w->clock, &options.weights),
+                     0);
     assert_int_equal(
         actor_stage_create(&w->actor, &options, w->model, &w->compute, w->context, &w->clock), 0);
 }

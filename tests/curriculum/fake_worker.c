@@ -10,6 +10,7 @@
 
 #include "infra/base/hash.h"
 #include "infra/wire/codec.h"
+#include "infra/wire/envelope.h"
 
 uint64_t fake_mix(uint64_t a, uint64_t b)
 {
@@ -539,6 +540,8 @@ static void on_message(struct world *world, struct fake_worker *worker,
                        const Hone__Envelope *envelope)
 {
     worker->heard_tick = world->tick;
+    if (envelope_asks_for_hello(envelope))
+        worker->hello_tick = -1;
     if (envelope->kind != HONE__KIND__KIND_HEARTBEAT)
         worker->worked_tick = world->tick;
     /* Sent to the process that had this name before: not for us. */

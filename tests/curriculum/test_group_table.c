@@ -13,7 +13,6 @@ static void score(struct group *group, int32_t index, enum reward_status status,
     group->samples[index].state = SAMPLE_SCORED;
     group->samples[index].status = status;
     group->samples[index].total = total;
-    group->samples[index].trajectory_id = group->id * 100 + (uint64_t)index;
 }
 
 static void test_life_of_a_group(void **state)
@@ -34,6 +33,8 @@ static void test_life_of_a_group(void **state)
     score(group, 0, REWARD_OK, 1);
     score(group, 1, REWARD_OK, 0);
     assert_true(group_all_scored(group));
+    group_table_hold(&table, group, 0, 7700);
+    group_table_hold(&table, group, 1, 7701);
     assert_ptr_equal(group_table_sample(&table, 7701, &found), &group->samples[1]);
     assert_ptr_equal(found, group);
     assert_null(group_table_sample(&table, 0, &found));

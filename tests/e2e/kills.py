@@ -235,7 +235,7 @@ class Rig:
             witness = os.path.join(self.run, "witness")
             os.mkdir(witness)
             self.environment.update(HONE_BREAK="ack.after_commit", HONE_CRASH_WITNESS=witness,
-                                    HONE_CRASH_AT="log.before_write:%d" % (6 + attempt))
+                                    HONE_CRASH_AT="ack.before_commit:%d" % (3 + attempt))
             self.start()
             hub, actors = self.processes[0], [p for p in self.processes if p.role == "actor"]
             while not self.finished():

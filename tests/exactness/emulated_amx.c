@@ -2,8 +2,9 @@
 #include "tests/exactness/exact_tables.h"
 
 #define HONE_TILE_EMULATION
-#define gemm_amx_bf16 emulated_gemm_amx_bf16
-#define peak_amx      emulated_peak_amx
+#define gemm_amx_bf16  emulated_gemm_amx_bf16
+#define peak_amx       emulated_peak_amx
+#define peak_amx_loads emulated_peak_amx_loads
 #include "infra/compute/cpu/gemm_amx.c" /* compiled for emulation */
 
 static void (*base_gemm)(struct parallel *pool, enum dtype dtype, int64_t m, int64_t n, int64_t k,

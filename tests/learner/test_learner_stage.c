@@ -250,6 +250,7 @@ static struct learner_options default_options(const struct world *w)
         .worker = "learner-0",
         .hub_endpoint = w->hub_endpoint,
         .weights_endpoint = w->weights_endpoint,
+        .weights = {.delta = true, .deadline_ms = 10000},
         .recipe_hash = "aaaa",
         .model_directory = w->model_directory,
         .reference_directory = w->model_directory,
@@ -319,9 +320,10 @@ static void world_open(struct world *w)
     assert_int_equal(compute_open(&w->compute, 1), 0);
     write_base(w);
     assert_int_equal(metrics_open(&w->metrics, w->metrics_path, &w->clock), 0);
-    assert_int_equal(weight_receiver_create(&w->receiver, w->context, "actor-0", &w->clock, 10000),
-                     0);
     w->options = default_options(w);
+    assert_int_equal(
+        weight_receiver_create(&w->receiver, w->context, "actor-0", &w->clock, &w->options.weights),
+        0);
     open_hub(w);
 }
 

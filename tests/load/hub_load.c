@@ -336,7 +336,8 @@ static int serve(struct worker *worker, int actor, int64_t now_ns)
 {
     struct wire_message message;
     int count = 0;
-    while (count < RECEIVES_PER_TURN && wire_client_receive(worker->client, &message) > 0) {
+    int most = worker->role == HONE__ROLE__ROLE_ACTOR ? RECEIVES_PER_TURN : SCORE_CREDITS;
+    while (count < most && wire_client_receive(worker->client, &message) > 0) {
         take(worker, actor, message.envelope, now_ns);
         wire_message_release(&message);
         count++;

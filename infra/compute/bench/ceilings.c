@@ -3,6 +3,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "infra/base/assert.h"
 #include "infra/base/memory.h"
 #include "infra/compute/cpu/gemm_amx.h"
 #include "infra/compute/cpu/tables.h"
@@ -124,6 +125,15 @@ static struct ceiling measure_read(const struct cpu_probes *probes, struct paral
         job.thread_bytes = bytes / threads / READ_BYTES * READ_BYTES;
     result.all = threads > 1 ? measure_threads(&job, pool, threads) : result.one;
     return result;
+}
+
+double ceilings_read(enum cpu_isa isa, struct parallel *pool, const void *memory, int64_t bytes)
+{
+    int threads = parallel_threads(pool);
+    struct probe_job job = {.read = probes_of(isa)->read, .memory = memory};
+    job.thread_bytes = bytes / threads / READ_BYTES * READ_BYTES;
+    HONE_ASSERT(job.thread_bytes > 0);
+    return measure_threads(&job, pool, threads);
 }
 
 static void cache_sizes(int64_t bytes[LEVEL_COUNT])

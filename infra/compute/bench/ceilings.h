@@ -27,6 +27,9 @@ struct ceilings {
 #define CEILINGS_SECONDS 3
 
 void ceilings_measure(struct ceilings *ceilings, enum cpu_isa isa, struct parallel *pool);
+/* Bytes a second that the pool's threads read of this memory, each its part, again and again: the
+ * ceiling of whatever reads it, wherever it stays. bytes is rounded down to 512 a thread. */
+double ceilings_read(enum cpu_isa isa, struct parallel *pool, const void *memory, int64_t bytes);
 const char *memory_level_name(enum memory_level level);
 
 /* FLOP/s that a matmul of this dtype is held against: tile products with their loads, or
@@ -35,7 +38,7 @@ double ceilings_flops(const struct ceilings *ceilings, enum dtype dtype, bool al
 /* The level that `bytes` read again and again stay in, leaving a quarter of it for the rest. With
  * all threads each has its part in its own inner caches. */
 enum memory_level ceilings_level(const struct ceilings *ceilings, int64_t bytes, bool all);
-/* The least time for this work: by arithmetic or by reading, whichever is longer. */
+/* The least time for this work: by arithmetic or by reading a level, whichever is longer. */
 double ceilings_seconds(const struct ceilings *ceilings, enum dtype dtype, double flops,
                         double bytes, enum memory_level level, bool all);
 

@@ -99,13 +99,13 @@ static void product_release(struct product *p, int64_t m_max)
 }
 
 static void measure(struct product *p, const struct ceilings *ceilings, enum gemm_form_kind form,
-                    bool with_free, struct gemm_figures *figures)
+                    double read, struct gemm_figures *figures)
 {
     double flops = 2.0 * (double)p->m * (double)p->size * (double)p->size;
     int threads = parallel_threads(p->pool);
-    bool all = threads > 1;
     double seconds = 1e30, free_seconds = 1e30;
     void (*run)(void *context, int64_t rounds) = form == GEMM_DW ? run_gradient : run_packed;
+    bool with_free = form == GEMM_Y && p->probes != NULL;
     int turns = with_free ? FREE_ROUNDS : 1;
     for (int turn = 0; turn < turns; turn++) {
         seconds = fmin(seconds, bench_best_seconds(run, p, WINDOW_S, threads));
@@ -113,14 +113,12 @@ static void measure(struct product *p, const struct ceilings *ceilings, enum gem
             free_seconds = fmin(free_seconds, bench_best_seconds(run_free, p, WINDOW_S, threads));
     }
     /* Reading the weights bounds few rows; a weight gradient reads and writes its fp32 sums. */
-    int64_t bytes = form == GEMM_DW ? p->size * p->size * (int64_t)sizeof(float)
-                                    : (int64_t)gemm_packed_bytes(p->dtype, p->size, p->size);
-    enum memory_level level = ceilings_level(ceilings, bytes, all);
-    double moved = form == GEMM_DW ? 2.0 * (double)bytes : (double)bytes;
-    *figures = (struct gemm_figures){.form = form, .m = p->m, .size = p->size, .level = level};
+    double bytes = form == GEMM_DW ? 2.0 * (double)(p->size * p->size) * sizeof(float)
+                                   : (double)gemm_packed_bytes(p->dtype, p->size, p->size);
+    double compute_s = flops / ceilings_flops(ceilings, p->dtype, threads > 1);
+    *figures = (struct gemm_figures){.form = form, .m = p->m, .size = p->size, .read = read};
     figures->flops = flops / seconds;
-    figures->roofline_flops =
-        flops / ceilings_seconds(ceilings, p->dtype, flops, moved, level, all);
+    figures->roofline_flops = flops / fmax(compute_s, bytes / read);
     figures->free_flops = with_free ? flops / free_seconds : 0.0;
 }
 
@@ -152,11 +150,14 @@ int gemm_bench(const struct gemm_bench_options *options, const struct ceilings *
         for (int form = 0; form < GEMM_FORM_COUNT; form++) {
             p.ops->gemm_pack(pool, p.dtype, p.size, p.size, p.weight, p.size, form == GEMM_Y,
                              p.packed);
+            double read = form == GEMM_DW
+                              ? ceilings_read(options->isa, pool, p.gradient, p.size * p.size * 4)
+                              : ceilings_read(options->isa, pool, p.packed,
+                                              (int64_t)gemm_packed_bytes(p.dtype, p.size, p.size));
             for (int r = 0; r < row_count; r++) {
                 p.m = wanted_rows[r];
                 report(options, &p, (enum gemm_form_kind)form, count, total);
-                measure(&p, ceilings, (enum gemm_form_kind)form, form == GEMM_Y && p.probes != NULL,
-                        &figures[count++]);
+                measure(&p, ceilings, (enum gemm_form_kind)form, read, &figures[count++]);
             }
         }
         product_release(&p, m_max);

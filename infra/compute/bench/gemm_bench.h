@@ -16,9 +16,9 @@ enum gemm_form_kind {
 struct gemm_figures {
     enum gemm_form_kind form;
     int64_t m, size;
-    double flops;            /* a second, achieved */
-    double roofline_flops;   /* a second: by arithmetic or by reading the weights */
-    enum memory_level level; /* where the weights stay */
+    double flops;          /* a second, achieved */
+    double roofline_flops; /* a second: by arithmetic or by reading the weights */
+    double read;       /* bytes a second that a bare loop reads of the same weights (dW: sums) */
     double free_flops; /* the free-order kernel's, bf16 y alone, timed in turns with it; 0: none */
 };
 

@@ -83,9 +83,40 @@ static void test_u64_spreads(void **state)
     assert_int_not_equal(hash_u64("", 0), hash_u64("\0", 1));
 }
 
+static void test_checksum(void **state)
+{
+    (void)state;
+    static const unsigned char empty[CHECKSUM_BYTES] = {0x99, 0xaa, 0x06, 0xd3, 0x01, 0x47,
+                                                        0x98, 0xd8, 0x60, 0x01, 0xc3, 0x24,
+                                                        0x46, 0x8d, 0x49, 0x7f};
+    enum { BYTES = 5000 };
+    unsigned char data[BYTES];
+    struct checksum whole, got;
+    checksum_of("", 0, &got);
+    assert_memory_equal(got.bytes, empty, sizeof empty);
+    for (int i = 0; i < BYTES; i++)
+        data[i] = (unsigned char)(i * 31 + i / 256);
+    checksum_of(data, BYTES, &whole);
+    for (size_t cut = 0; cut <= BYTES; cut += 97) {
+        struct checksum_state running;
+        checksum_begin(&running);
+        checksum_update(&running, data, cut);
+        checksum_update(&running, data + cut, BYTES - cut);
+        checksum_end(&running, &got);
+        assert_memory_equal(&got, &whole, sizeof got);
+    }
+    for (size_t i = 0; i < BYTES; i += 13) {
+        data[i] ^= (unsigned char)(1u << (i % 8));
+        checksum_of(data, BYTES, &got);
+        assert_memory_not_equal(&got, &whole, sizeof got);
+        data[i] ^= (unsigned char)(1u << (i % 8));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sha256), cmocka_unit_test(test_crc32c),
-                                       cmocka_unit_test(test_u64_spreads)};
+                                       cmocka_unit_test(test_u64_spreads),
+                                       cmocka_unit_test(test_checksum)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

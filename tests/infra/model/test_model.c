@@ -127,6 +127,81 @@ static void test_tensor_by_tensor(void **state)
     check_tensor_by_tensor(false, DTYPE_BF16);
 }
 
+/* Logits through another model's image: only the parts that are named may matter, and every one of
+ * them does. */
+static void check_parts(struct engine *reader, const char *image, size_t bytes,
+                        const float *expected)
+{
+    float got[101];
+    int32_t count = model_image_part_count(reader->model);
+    char *copy = memory_map(bytes);
+    memset(copy, 0x7b, bytes);
+    size_t last = 0;
+    for (int32_t i = 0; i < count; i++) {
+        struct model_image_part part = model_image_part_at(reader->model, i);
+        assert_true(part.bytes > 0 && part.offset >= last && part.offset + part.bytes <= bytes);
+        memcpy(copy + part.offset, image + part.offset, part.bytes);
+        last = part.offset + part.bytes;
+    }
+    model_adopt(reader->model, copy);
+    logits_of(reader, got);
+    assert_memory_equal(expected, got, sizeof got);
+    for (int32_t i = 0; i < count; i++) {
+        struct model_image_part part = model_image_part_at(reader->model, i);
+        memset(copy + part.offset, 0x40, part.bytes);
+        logits_of(reader, got);
+        assert_memory_not_equal(expected, got, sizeof got);
+        memcpy(copy + part.offset, image + part.offset, part.bytes);
+    }
+    model_adopt(reader->model, NULL);
+    memory_unmap(copy, bytes);
+}
+
+static void check_images(bool tied, enum dtype dtype)
+{
+    struct model_config config = fixture_config(tied);
+    float *first = fixture_flat(&config, 1), *second = fixture_flat(&config, 2);
+    float expected[101], before[101], got[101];
+    size_t bytes = model_image_bytes(&config, dtype);
+    char *image = memory_map(bytes), *other = memory_map(bytes);
+    struct engine writer, reader;
+    engine_open(&writer, &config, first, dtype, CPU_ISA_SCALAR, 1, 8, true);
+    engine_open(&reader, &config, first, dtype, CPU_ISA_SCALAR, 1, 8, false);
+    model_move(writer.model, image);
+    logits_of(&writer, before);
+    assert_ptr_not_equal(model_image(writer.model), image);
+    model_set_flat(writer.model, second);
+    assert_ptr_equal(model_image(writer.model), image);
+    logits_of(&writer, expected);
+    assert_memory_not_equal(before, expected, sizeof expected);
+    check_parts(&reader, image, bytes, expected);
+    /* The image that was left is what it was. */
+    model_adopt(reader.model, image);
+    model_move(writer.model, other);
+    model_set_flat(writer.model, first);
+    logits_of(&reader, got);
+    assert_memory_equal(expected, got, sizeof got);
+    logits_of(&writer, got);
+    assert_memory_equal(before, got, sizeof got);
+    model_adopt(reader.model, NULL);
+    model_set_flat(reader.model, first);
+    logits_of(&reader, got);
+    assert_memory_equal(before, got, sizeof got);
+    engine_close(&writer);
+    engine_close(&reader);
+    memory_unmap(image, bytes);
+    memory_unmap(other, bytes);
+    memory_free(first);
+    memory_free(second);
+}
+
+static void test_images(void **state)
+{
+    (void)state;
+    check_images(true, DTYPE_BF16);
+    check_images(false, DTYPE_F32);
+}
+
 static void test_values_are_cast(void **state)
 {
     (void)state;
@@ -385,6 +460,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_canonical_order),
         cmocka_unit_test(test_tensor_by_tensor),
+        cmocka_unit_test(test_images),
         cmocka_unit_test(test_values_are_cast),
         cmocka_unit_test(test_init_is_from_the_seed),
         cmocka_unit_test(test_write_and_read),

@@ -216,6 +216,7 @@ static void attack_weights(enum attack attack)
     struct wire_context *learner = fixture_context("learner"), *worker = fixture_context(GOOD);
     struct weight_publisher *publisher;
     struct weight_receiver *receiver;
+    struct weight_options options = {.transport = WEIGHTS_CHUNKS, .deadline_ms = WAIT_MS};
     struct attacker a;
     struct hostile hostile;
     struct text bytes;
@@ -224,10 +225,11 @@ static void attack_weights(enum attack attack)
     text_init(&bytes);
     snprintf(endpoints, sizeof endpoints, "ipc://%s/weights-%d tcp://127.0.0.1:*", fixture_root,
              attack);
-    assert_int_equal(weight_publisher_create(&publisher, learner, endpoints, clock_system()), 0);
+    assert_int_equal(
+        weight_publisher_create(&publisher, learner, endpoints, clock_system(), &options), 0);
     struct wire_server *server = weight_publisher_socket(publisher);
     publish(publisher, 1);
-    assert_int_equal(weight_receiver_create(&receiver, worker, GOOD, clock_system(), WAIT_MS), 0);
+    assert_int_equal(weight_receiver_create(&receiver, worker, GOOD, clock_system(), &options), 0);
     /* As a hub says it: both endpoints, with the learner's key. */
     weight_receiver_want(receiver, wire_server_endpoint(server), -1);
     fetch(publisher, receiver, 1, NULL, NULL);

@@ -27,6 +27,7 @@ static int64_t now_ns;
 static struct clock fake;
 static struct wire_context *context;
 static char endpoint[64];
+static struct weight_options options;
 
 static int set_up(void **state)
 {
@@ -34,6 +35,7 @@ static int set_up(void **state)
     (void)state;
     log_set_level(LOG_LEVEL_ERROR);
     now_ns = 0;
+    options = (struct weight_options){.delta = true, .deadline_ms = DEADLINE_MS};
     fake = clock_fake(&now_ns);
     context = wire_context_create();
     snprintf(endpoint, sizeof endpoint, "inproc://weights-%d", count++);
@@ -111,7 +113,7 @@ static void expect_hash(const struct snapshot *got, int64_t version, uint32_t va
 {
     struct snapshot expected = make_snapshot(version, variant);
     char hash[HASH_HEX_SIZE], expected_hash[HASH_HEX_SIZE];
-    snapshot_digest(&expected);
+    snapshot_sum(&expected);
     snapshot_hash(got, hash);
     snapshot_hash(&expected, expected_hash);
     assert_string_equal(hash, expected_hash);
@@ -195,9 +197,9 @@ static const struct snapshot *run(struct weight_publisher *publisher, struct pro
 
 static void open_pair(struct weight_publisher **publisher, struct weight_receiver **receiver)
 {
-    assert_int_equal(weight_publisher_create(publisher, context, endpoint, &fake), 0);
+    assert_int_equal(weight_publisher_create(publisher, context, endpoint, &fake, &options), 0);
     assert_int_equal(weight_publisher_version(*publisher), -1);
-    assert_int_equal(weight_receiver_create(receiver, context, "actor-0", &fake, DEADLINE_MS), 0);
+    assert_int_equal(weight_receiver_create(receiver, context, "actor-0", &fake, &options), 0);
     assert_null(weight_receiver_socket(*receiver));
     assert_false(weight_receiver_busy(*receiver));
 }
@@ -266,13 +268,12 @@ static void test_several_receivers(void **state)
     struct weight_publisher *publisher;
     struct weight_receiver *receivers[4];
     int done = 0;
-    assert_int_equal(weight_publisher_create(&publisher, context, endpoint, &fake), 0);
+    assert_int_equal(weight_publisher_create(&publisher, context, endpoint, &fake, &options), 0);
     publish(publisher, 3, 0);
     for (int i = 0; i < 4; i++) {
         char name[16];
         snprintf(name, sizeof name, "actor-%d", i);
-        assert_int_equal(weight_receiver_create(&receivers[i], context, name, &fake, DEADLINE_MS),
-                         0);
+        assert_int_equal(weight_receiver_create(&receivers[i], context, name, &fake, &options), 0);
         weight_receiver_want(receivers[i], endpoint, -1);
     }
     for (int round = 0; round < ROUNDS_MAX && done < 4; round++) {
@@ -361,7 +362,8 @@ static void restart_publisher(struct weight_publisher **publisher)
 {
     weight_publisher_destroy(*publisher);
     int rc;
-    while ((rc = weight_publisher_create(publisher, context, endpoint, &fake)) == HONE_EBUSY)
+    while ((rc = weight_publisher_create(publisher, context, endpoint, &fake, &options)) ==
+           HONE_EBUSY)
         clock_sleep_ms(1);
     assert_int_equal(rc, 0);
 }
@@ -473,7 +475,7 @@ static void test_bad_requests_drop_their_sender_only(void **state)
 }
 
 static char long_name[100];
-static unsigned char short_digest[31];
+static unsigned char short_digest[15];
 
 static void spoil_manifest(struct manifest *manifest, int what)
 {
@@ -503,14 +505,14 @@ static void spoil_manifest(struct manifest *manifest, int what)
         tensor->name = empty;
         break;
     case 7:
-        tensor->sha256.data = short_digest;
-        tensor->sha256.len = sizeof short_digest;
+        tensor->checksum.data = short_digest;
+        tensor->checksum.len = sizeof short_digest;
         break;
     case 8:
         message->total_bytes++;
         break;
     case 9:
-        tensor->sha256.data[3] ^= 1; /* then it does not have its own hash */
+        tensor->checksum.data[3] ^= 1; /* then it does not have its own hash */
         break;
     default:
         message->weights_hash = long_name;
@@ -525,7 +527,7 @@ static void test_manifests_are_checked(void **state)
     for (int what = -1; what <= 10; what++) {
         struct snapshot snapshot = make_snapshot(3, 0), read;
         struct manifest manifest;
-        snapshot_digest(&snapshot);
+        snapshot_sum(&snapshot);
         manifest_build(&manifest, &snapshot, 2);
         if (what >= 0)
             spoil_manifest(&manifest, what);

@@ -22,6 +22,7 @@ P
     reward.parts.0.verifier=command "reward.parts.0.command=[python3, $scratch/sleepy.py]" reward.parts.0.timeout_s=300 \
     >table.txt 2>log.txt &
 runner=$!
+trap 'status=$?; kill "$runner" 2>/dev/null || true; wait "$runner" 2>/dev/null || true; rm -rf "$scratch"; exit $status' EXIT
 
 # await SECONDS DESCRIPTION COMMAND...
 await() {

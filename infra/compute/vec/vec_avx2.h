@@ -179,10 +179,10 @@ static inline struct vec vec_load_part_bf16(const bf16 *p, int64_t count)
     if (count >= 8)
         v.lo = load_bf16x8(p);
     if (count > 8) {
-        copy_pieces(rest, p + 8, (count - 8) * (int64_t)sizeof *p);
+        copy_pieces(rest, p + 8, (count & 7) * (int64_t)sizeof *p);
         v.hi = load_bf16x8(rest);
     } else if (count < 8) {
-        copy_pieces(rest, p, count * (int64_t)sizeof *p);
+        copy_pieces(rest, p, (count & 7) * (int64_t)sizeof *p);
         v.lo = load_bf16x8(rest);
     }
     return v;

@@ -377,6 +377,7 @@ static void handle_progress_ack(struct actor_stage *s, const Hone__ProgressAck *
     struct sample_progress *progress = &lease->progress[index];
     /* Never more than was sent: a hub that says so speaks of something else. */
     progress->durable = ack->tokens < progress->sent ? ack->tokens : progress->sent;
+    fault_point("progress.durable");
     if (ack->has_deadline_ms && lease->deadline_ms != 0)
         lease->deadline_ms = ack->deadline_ms;
 }

@@ -54,6 +54,23 @@ static int foreign(const struct curriculum_stage *hub, const struct peer *peer, 
                      peer->wire.identity, number, hub->batch_count);
 }
 
+/* N2 */
+static int check_hash(struct curriculum_stage *hub, int64_t number, const char *hash)
+{
+    struct batch_entry *batch = &hub->batches[number - 1];
+    if (batch->weights_hash[0] == '\0') {
+        snprintf(batch->weights_hash, sizeof batch->weights_hash, "%s", hash);
+        hub_store_batch(hub, number);
+        return 0;
+    }
+    if (strncmp(batch->weights_hash, hash, sizeof batch->weights_hash - 1) == 0)
+        return 0;
+    return error_set(HONE_ECORRUPT,
+                     "replay diverged: batch %" PRId64 " gave weights %.16s when it was trained "
+                     "first and %.16s now",
+                     number, batch->weights_hash, hash);
+}
+
 int training_on_ready(struct curriculum_stage *hub, struct peer *peer,
                       const Hone__LearnerReady *message)
 {
@@ -76,29 +93,18 @@ int training_on_ready(struct curriculum_stage *hub, struct peer *peer,
     snprintf(learner->endpoint, sizeof learner->endpoint, "%s", message->weights_endpoint);
     mark_done(hub, trained);
     mark_durable(hub, message->durable_batch > 0 ? message->durable_batch : 0);
+    /* In the same commit: a hub that then dies need not hear of that version again. */
+    if (message->durable_batch > 0 && message->durable_hash != NULL) {
+        int rc = check_hash(hub, message->durable_batch, message->durable_hash);
+        if (rc < 0)
+            return rc;
+    }
     for (int32_t i = 0; i < hub->peers.count; i++)
         hub->peers.items[i].told_version = -1;
     log_info("%s is ready at version %" PRId64 " (batch %" PRId64 " durable)", peer->wire.identity,
              message->policy_version, message->durable_batch);
     hub_progress(hub);
     return 0;
-}
-
-/* N2 */
-static int check_hash(struct curriculum_stage *hub, int64_t number, const char *hash)
-{
-    struct batch_entry *batch = &hub->batches[number - 1];
-    if (batch->weights_hash[0] == '\0') {
-        snprintf(batch->weights_hash, sizeof batch->weights_hash, "%s", hash);
-        hub_store_batch(hub, number);
-        return 0;
-    }
-    if (strncmp(batch->weights_hash, hash, sizeof batch->weights_hash - 1) == 0)
-        return 0;
-    return error_set(HONE_ECORRUPT,
-                     "replay diverged: batch %" PRId64 " gave weights %.16s when it was trained "
-                     "first and %.16s now",
-                     number, batch->weights_hash, hash);
 }
 
 int training_on_done(struct curriculum_stage *hub, struct peer *peer,

@@ -42,6 +42,7 @@ struct learner_stage {
     struct wire_client *hub;
 
     int64_t durable;                    /* last batch in a checkpoint */
+    char durable_hash[HASH_HEX_SIZE];   /* of its weights */
     int64_t told_trained, told_durable; /* what the hub was told since its Welcome */
     int64_t told_hash;                  /* last batch whose version's hash it was told, in order */
     int64_t first_version;              /* that this process has made or loaded */
@@ -61,6 +62,13 @@ struct learner_stage {
 static const char *checkpoints_path(const struct learner_stage *s, char *buffer, size_t capacity)
 {
     return path_join(buffer, capacity, s->options.stage_directory, "checkpoints");
+}
+
+/* The weights in hand are those of a checkpoint, whose state has their hash. */
+static void set_durable(struct learner_stage *s)
+{
+    s->durable = s->policy.state.batch;
+    memcpy(s->durable_hash, s->policy.state.weights_hash, sizeof s->durable_hash);
 }
 
 /* Weights of version 0, or of the newest checkpoint when there is one. */
@@ -85,7 +93,7 @@ static int restore_newest(struct learner_stage *s)
         return error_set(HONE_EINVAL, "%s was made by recipe %.12s, this is recipe %.12s", path,
                          found.recipe_hash, s->options.recipe_hash);
     s->policy.state = found;
-    s->durable = found.batch;
+    set_durable(s);
     log_info("continuing after batch %" PRId64 " from %s", found.batch, path);
     return 0;
 }
@@ -194,6 +202,8 @@ static void send_ready(struct learner_stage *s)
     ready.durable_batch = s->durable;
     ready.policy_version = s->policy.state.batch;
     ready.weights_endpoint = (char *)(uintptr_t)publisher_endpoint(s->publisher);
+    if (s->durable > 0)
+        ready.durable_hash = s->durable_hash;
     envelope.learner_ready = &ready;
     if (send_kind(s, HONE__KIND__KIND_LEARNER_READY, &envelope))
         s->ready_due = false;
@@ -426,7 +436,7 @@ static int write_checkpoint(struct learner_stage *s)
     int rc = trainer_save(s->policy.trainer, path, s->options.model_directory, &s->policy.state);
     if (rc < 0)
         return rc;
-    s->durable = s->policy.state.batch;
+    set_durable(s);
     return s->options.keep_checkpoints > 0
                ? checkpoint_prune(directory, s->options.keep_checkpoints)
                : 0;

@@ -426,6 +426,11 @@ static void learner_ready(struct world *world)
     ready.durable_batch = learner->durable;
     ready.policy_version = learner->trained;
     ready.weights_endpoint = endpoint;
+    char hash[32];
+    snprintf(hash, sizeof hash, "%016llx",
+             (unsigned long long)learner->weights_at[learner->durable]);
+    if (learner->durable > 0)
+        ready.durable_hash = hash;
     envelope.learner_ready = &ready;
     learner->queue_count = 0;
     say(&learner->worker, &envelope, HONE__KIND__KIND_LEARNER_READY);

@@ -55,6 +55,7 @@ struct world {
     int hellos, readies, dones, heartbeats, absences;
     bool answers; /* the hub answers heartbeats */
     int64_t ready_durable, ready_version;
+    char ready_hash[HASH_HEX_SIZE];
     int64_t trained, durable, sent;
     char hashes[STEPS + 1][HASH_HEX_SIZE];
     struct stored_batch batches[STEPS + 1];
@@ -145,6 +146,9 @@ static void hub_tick(struct world *w)
             w->readies++;
             w->ready_durable = envelope->learner_ready->durable_batch;
             w->ready_version = envelope->learner_ready->policy_version;
+            snprintf(w->ready_hash, sizeof w->ready_hash, "%s",
+                     envelope->learner_ready->durable_hash ? envelope->learner_ready->durable_hash
+                                                           : "");
             assert_string_equal(envelope->learner_ready->weights_endpoint, w->weights_endpoint);
             w->sent = w->ready_version;
             break;
@@ -499,6 +503,7 @@ static void test_a_restart_equals_the_uninterrupted_run(void **state)
     until_ready(&w, 2);
     assert_int_equal(w.ready_durable, 2);
     assert_int_equal(w.ready_version, 2);
+    assert_string_equal(w.ready_hash, w.hashes[2]);
     w.trained = 2;
     for (int64_t n = 3; n <= STEPS; n++) {
         send_batch(&w, n, n);

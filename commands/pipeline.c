@@ -35,7 +35,7 @@ struct pipeline {
     struct run_directory run;
     struct text waiting; /* who waits for whom, as the hub wrote it last; empty: not in RL */
     int64_t looked_ms, status_ms; /* monotonic */
-    bool stall_told;              /* of the stall that lasts */
+    char stall_root[96];          /* who was named in the stall that lasts; "" none */
 };
 
 /* ---- status.json ---- */
@@ -170,16 +170,17 @@ static void watch_stalls(struct pipeline *p, const struct supervisor *supervisor
     bool hub_stands = stall_ms > 0 && age_ms >= stall_ms;
     bool stalled = hub_stands || json_is_true(json_object_get(file, "stalled"));
     const char *root = json_string_value(json_object_get(file, "root"));
-    if (stalled && !p->stall_told) {
+    root = !stalled ? "" : hub_stands ? "curriculum" : root != NULL ? root : "?";
+    if (stalled && strcmp(p->stall_root, root) != 0) {
         if (hub_stands)
             log_warn("stall: the hub has not said anything for %lld s", (long long)age_ms / 1000);
         else
             log_warn("stall: who waits for whom is in %s and `hone inspect %s --waiting`",
                      run_directory_file(&p->run, path, sizeof path, "logs/curriculum.log"),
                      p->run.path);
-        examine(p, supervisor, hub_stands ? "curriculum" : root != NULL ? root : "?");
+        examine(p, supervisor, root);
     }
-    p->stall_told = stalled;
+    snprintf(p->stall_root, sizeof p->stall_root, "%s", root);
     json_decref(file);
     if (now - p->status_ms >= STATUS_MS) {
         p->status_ms = now;

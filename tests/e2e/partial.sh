@@ -8,14 +8,14 @@ small_recipe recipe.yaml
 "$hone" run recipe.yaml output_dir="$scratch/start" stages=[sft] sft.max_steps=30 eval.enabled=false >/dev/null 2>log0.txt ||
     { cat log0.txt >&2; fail "the SFT before"; }
 base="stages=[rl] model.path=$scratch/start/sft/final rl.optimizer.warmup_steps=0 eval.enabled=false rl.prompts_per_step=6
-    rl.group_size=8 rl.checkpoint_steps=1 rl.keep_checkpoints=10 pools.actors.workers=2 rl.actor.progress_tokens=1"
+    rl.group_size=8 rl.sampling.temperature=3 rl.sampling.max_completion_tokens=150 rl.checkpoint_steps=1 rl.keep_checkpoints=10 pools.actors.workers=2 rl.actor.progress_tokens=1"
 
-# An actor dies (-9) right after the hub has told it that what it reported is durable: at once, and well into its work.
+# An actor dies (-9) right after the hub has told it that what it reported is durable: the first time, and later.
 for run in quiet early late; do
     case $run in
     quiet) crash="" ;;
-    early) crash=progress.durable:3 ;;
-    late) crash=progress.durable:40 ;;
+    early) crash=progress.durable:1 ;;
+    late) crash=progress.durable:3 ;;
     esac
     mkdir "$run.witness"
     # shellcheck disable=SC2086

@@ -45,7 +45,7 @@ static void world_open(struct world *w, enum weight_transport transport, bool th
     w->config = tiny_model_config();
     w->flat = tiny_model_flat(&w->config, 3);
     w->options =
-        (struct weight_options){.transport = transport, .delta = true, .deadline_ms = 10000};
+        (struct weight_options){.transport = transport, .delta = true, .deadline_ms = 120000};
     assert_int_equal(compute_open(&w->compute, 1), 0);
     assert_int_equal(model_create(&w->model, &w->config, DTYPE_BF16, true, &w->compute), 0);
     assert_int_equal(model_create(&w->reader, &w->config, DTYPE_BF16, false, &w->compute), 0);

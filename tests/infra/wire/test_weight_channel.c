@@ -17,6 +17,7 @@
 #include "infra/base/rng.h"
 #include "infra/wire/snapshot.h"
 #include "infra/wire/weight_channel.h"
+#include "tests/infra/wire/snapshot_fixture.h"
 
 #define TENSORS     5
 #define CHUNKS      9
@@ -53,27 +54,13 @@ static int tear_down(void **state)
  * variant. */
 static struct snapshot make_snapshot(int64_t version, uint32_t variant)
 {
-    static const struct {
-        enum dtype dtype;
-        int64_t rows, columns;
-    } shapes[TENSORS] = {{DTYPE_BF16, 1000, 2000},
-                         {DTYPE_F32, 1, 7},
-                         {DTYPE_BF16, 3, 333},
-                         {DTYPE_F32, 1000, 1300},
-                         {DTYPE_U8, 1, 1}};
+    static const struct tensor_shape shapes[TENSORS] = {{DTYPE_BF16, 1000, 2000},
+                                                        {DTYPE_F32, 1, 7},
+                                                        {DTYPE_BF16, 3, 333},
+                                                        {DTYPE_F32, 1000, 1300},
+                                                        {DTYPE_U8, 1, 1}};
     struct rng_key key = {.seed = (uint64_t)version, .purpose = RNG_SIM, .b = variant};
-    struct snapshot snapshot = {.version = version, .tensor_count = TENSORS};
-    snapshot.tensors = MEMORY_ARRAY(struct snapshot_tensor, TENSORS);
-    for (int i = 0; i < TENSORS; i++) {
-        struct snapshot_tensor *tensor = &snapshot.tensors[i];
-        snprintf(tensor->name, sizeof tensor->name, "layers.%d.weight", i);
-        tensor->dtype = shapes[i].dtype;
-        tensor->rows = shapes[i].rows;
-        tensor->columns = shapes[i].columns;
-        tensor->offset = snapshot.bytes;
-        tensor->bytes = (size_t)(tensor->rows * tensor->columns) * dtype_bytes(tensor->dtype);
-        snapshot.bytes += tensor->bytes;
-    }
+    struct snapshot snapshot = snapshot_of_shapes(version, shapes, TENSORS);
     snapshot.data = memory_alloc(snapshot.bytes, 1);
     for (size_t i = 0; i + 8 <= snapshot.bytes; i += 4096) {
         uint64_t word = rng_u64(&key, i);

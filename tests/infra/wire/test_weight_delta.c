@@ -14,32 +14,19 @@
 #include "infra/base/memory.h"
 #include "infra/base/rng.h"
 #include "infra/wire/weight_delta.h"
+#include "tests/infra/wire/snapshot_fixture.h"
 
 #define TENSORS 5
 
-static const struct {
-    enum dtype dtype;
-    int64_t rows, columns;
-} shapes[TENSORS] = {{DTYPE_BF16, 37, 61},
-                     {DTYPE_F32, 1, 7},
-                     {DTYPE_BF16, 3, 333},
-                     {DTYPE_F32, 20, 33},
-                     {DTYPE_U8, 1, 129}};
+static const struct tensor_shape shapes[TENSORS] = {{DTYPE_BF16, 37, 61},
+                                                    {DTYPE_F32, 1, 7},
+                                                    {DTYPE_BF16, 3, 333},
+                                                    {DTYPE_F32, 20, 33},
+                                                    {DTYPE_U8, 1, 129}};
 
 static struct snapshot new_snapshot(int64_t version)
 {
-    struct snapshot snapshot = {.version = version, .tensor_count = TENSORS};
-    snapshot.tensors = MEMORY_ARRAY(struct snapshot_tensor, TENSORS);
-    for (int i = 0; i < TENSORS; i++) {
-        struct snapshot_tensor *tensor = &snapshot.tensors[i];
-        snprintf(tensor->name, sizeof tensor->name, "layers.%d.weight", i);
-        tensor->dtype = shapes[i].dtype;
-        tensor->rows = shapes[i].rows;
-        tensor->columns = shapes[i].columns;
-        tensor->offset = snapshot.bytes;
-        tensor->bytes = (size_t)(tensor->rows * tensor->columns) * dtype_bytes(tensor->dtype);
-        snapshot.bytes += tensor->bytes;
-    }
+    struct snapshot snapshot = snapshot_of_shapes(version, shapes, TENSORS);
     snapshot.data = memory_alloc(snapshot.bytes, 1);
     return snapshot;
 }

@@ -14,6 +14,7 @@
 #include "infra/base/memory.h"
 #include "infra/base/rng.h"
 #include "infra/wire/snapshot.h"
+#include "tests/infra/wire/snapshot_fixture.h"
 
 #define TENSORS     3
 #define ROUNDS_MAX  40000
@@ -31,22 +32,9 @@ static char endpoint[64];
 
 static struct snapshot describe(int64_t version)
 {
-    static const struct {
-        enum dtype dtype;
-        int64_t rows, columns;
-    } shapes[TENSORS] = {{DTYPE_BF16, 1000, 8000}, {DTYPE_F32, 1, 1001}, {DTYPE_BF16, 1500, 2000}};
-    struct snapshot snapshot = {.version = version, .tensor_count = TENSORS};
-    snapshot.tensors = MEMORY_ARRAY(struct snapshot_tensor, TENSORS);
-    for (int i = 0; i < TENSORS; i++) {
-        struct snapshot_tensor *tensor = &snapshot.tensors[i];
-        snprintf(tensor->name, sizeof tensor->name, "layers.%d.weight", i);
-        tensor->dtype = shapes[i].dtype;
-        tensor->rows = shapes[i].rows;
-        tensor->columns = shapes[i].columns;
-        tensor->offset = snapshot.bytes;
-        tensor->bytes = (size_t)(tensor->rows * tensor->columns) * dtype_bytes(tensor->dtype);
-        snapshot.bytes += tensor->bytes;
-    }
+    static const struct tensor_shape shapes[TENSORS] = {
+        {DTYPE_BF16, 1000, 8000}, {DTYPE_F32, 1, 1001}, {DTYPE_BF16, 1500, 2000}};
+    struct snapshot snapshot = snapshot_of_shapes(version, shapes, TENSORS);
     return snapshot;
 }
 

@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 
+from small_recipe import small_recipe
+
 STEPS = 10
 ROLES = ["actor", "scorer", "curriculum", "learner"]
 ACTORS = 2
@@ -99,14 +101,7 @@ class Rig:
 
     def prepare(self):
         """The run that nobody disturbs; its recipe and identity serve all others."""
-        self.call(self.hone, "data", "make", "--out", os.path.join(self.scratch, "data"), "--seed", "7", "--sft", "50",
-                  "--train", "200", "--test", "20")
-        with open(os.path.join(self.repository, "configs/quickstart.yaml")) as file:
-            text = file.read().replace("runs/quickstart/data", os.path.join(self.scratch, "data"))
-        text = text.replace("models/quickstart_base", os.path.join(self.repository, "models/quickstart_base"))
-        recipe = os.path.join(self.scratch, "recipe.yaml")
-        with open(recipe, "w") as file:
-            file.write(text)
+        recipe = small_recipe(self.call, self.hone, self.repository, self.scratch)
         self.reference = os.path.join(self.scratch, "reference")
         self.call(self.hone, "run", recipe, "output_dir=" + self.reference, *OVERRIDES)
         self.expected = self.facts(self.reference)

@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 
+from small_recipe import small_recipe
+
 IMAGE_BYTES = 300 << 20
 OVERRIDES = ["stages=[rl]", "eval.enabled=false", "rl.staleness_max=1", "pools.actors.workers=2", "rl.steps=100000",
              "rl.prompts_per_step=2", "rl.group_size=2", "rl.checkpoint_steps=1", "rl.keep_checkpoints=2",
@@ -111,14 +113,7 @@ class Rig:
         self.runner = None
 
     def start_run(self, disk):
-        call(self.hone, "data", "make", "--out", os.path.join(self.scratch, "data"), "--seed", "7", "--sft", "50",
-             "--train", "200", "--test", "20")
-        with open(os.path.join(self.repository, "configs/quickstart.yaml")) as file:
-            text = file.read().replace("runs/quickstart/data", os.path.join(self.scratch, "data"))
-        text = text.replace("models/quickstart_base", os.path.join(self.repository, "models/quickstart_base"))
-        recipe = os.path.join(self.scratch, "recipe.yaml")
-        with open(recipe, "w") as file:
-            file.write(text)
+        recipe = small_recipe(call, self.hone, self.repository, self.scratch)
         self.run = os.path.join(disk.mounted, "run")
         output = open(os.path.join(self.scratch, "run.txt"), "wb")
         self.runner = subprocess.Popen([self.hone, "run", recipe, "output_dir=" + self.run] + OVERRIDES, stdout=output,

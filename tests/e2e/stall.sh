@@ -17,7 +17,7 @@ for line in sys.stdin:
     print(json.dumps({"id": row["id"], "score": float(len(row["completion_ids"]) % 3)}), flush=True)
 P
 # shellcheck disable=SC2086
-"$hone" run recipe.yaml output_dir="$scratch/run" stages=[rl] eval.enabled=false rl.optimizer.warmup_steps=0 rl.steps=100000 \
+"$hone" run recipe.yaml output_dir="$scratch/run" stages=[rl] eval.enabled=false rl.optimizer.warmup_steps=0 rl.objective.kl_limit=0 rl.steps=100000 \
     rl.prompts_per_step=4 rl.group_size=4 rl.actor.slots=8 rl.staleness_max=1 pools.actors.workers=1 log.stall_s=3 \
     reward.parts.0.verifier=command "reward.parts.0.command=[python3, $scratch/sleepy.py]" reward.parts.0.timeout_s=300 \
     >table.txt 2>log.txt &

@@ -14,12 +14,14 @@
 
 #define GEMM_ROWS              96   /* of one item */
 #define GEMM_CHUNK_K           256  /* so that a panel's chunk stays in the first-level cache */
-#define GEMM_FEW_ROWS          4    /* bound by reading B: */
+#define GEMM_FEW_ROWS          16   /* bound by reading B: */
 #define GEMM_CHUNK_K_FEW       4096 /* long pieces of a panel suit the hardware's prefetcher */
-#define GEMM_PREFETCH_BYTES    1024
+#define GEMM_PREFETCH_BYTES    384
 #define GEMM_A_PAD             16 /* rows whose distance is a power of two share cache sets */
+#define GEMM_EXPANDED          (GEMM_ROWS * (GEMM_CHUNK_K + GEMM_A_PAD)) /* values */
 #define GEMM_WIDE_ROWS         48 /* from here on expanding B to fp32 pays */
-#define GEMM_GROUP_PANELS      12
+#define GEMM_GROUP_PANELS      12 /* of GEMM_CHUNK_K, or */
+#define GEMM_GROUP_PANELS_FEW  4  /* of longer chunks stay in the second-level cache */
 #define GEMM_GRAIN_FMAS        32768
 #define GEMM_ITEMS_PER_THREAD  4
 #define GEMM_PANELS_PER_THREAD 8
@@ -139,26 +141,35 @@ TILE_INLINE struct vec gemm_half(const bool wide, const int odd, const struct ge
     return odd ? vec_load_odd(pairs) : vec_load_even(pairs);
 }
 
-/* One step of the even or the odd chains. With more panels than rows the B vectors come one at a
- * time, else all of them stay while the rows pass: whichever takes fewer registers. */
+/* One step of both chains, for more panels than rows: B vectors come one pair at a time. Reading B
+ * is the limit then, unless a prefetch hides it and each of its lines is read once. */
+TILE_INLINE void gemm_step_few(const int rows, const int panels, const struct gemm_tile *tile,
+                               int64_t k, struct vec even[GEMM_TILE_ROWS_MAX][GEMM_TILE_PANELS_MAX],
+                               struct vec odd[GEMM_TILE_ROWS_MAX][GEMM_TILE_PANELS_MAX])
+{
+    const bf16 *b = (const bf16 *)tile->b + k * PANEL_COLUMNS;
+    gemm_prefetch(b, sizeof *b, tile->b_stride, panels);
+    UNROLL for (int p = 0; p < panels; p++)
+    {
+        struct vec_pair column = vec_load_pair(b + p * tile->b_stride);
+        UNROLL for (int r = 0; r < rows; r++)
+        {
+            const float *a = tile->a + r * tile->lda + k;
+            even[r][p] = vec_fma(vec_set1(a[0]), column.even, even[r][p]);
+            odd[r][p] = vec_fma(vec_set1(a[1]), column.odd, odd[r][p]);
+        }
+    }
+}
+
+/* One step of the even or the odd chains, for no more panels than rows: B vectors stay while the
+ * rows pass. */
 TILE_INLINE void gemm_step(const int rows, const int panels, const bool wide, const int odd,
                            const struct gemm_tile *tile, int64_t k,
                            struct vec acc[GEMM_TILE_ROWS_MAX][GEMM_TILE_PANELS_MAX])
 {
     const float *a = tile->a + k + odd;
-    if (rows <= 2 && odd != 0 && !wide) /* else arithmetic hides the reading of B */
+    if (odd != 0 && !wide)
         gemm_prefetch((const bf16 *)tile->b + k * PANEL_COLUMNS, 2, tile->b_stride, panels);
-    if (panels > rows) {
-        UNROLL for (int p = 0; p < panels; p++)
-        {
-            struct vec column = gemm_half(wide, odd, tile, p, k);
-            UNROLL for (int r = 0; r < rows; r++)
-            {
-                acc[r][p] = vec_fma(vec_set1(a[r * tile->lda]), column, acc[r][p]);
-            }
-        }
-        return;
-    }
     struct vec columns[GEMM_TILE_PANELS_MAX];
     UNROLL for (int p = 0; p < panels; p++)
     {
@@ -200,8 +211,12 @@ TILE_INLINE void gemm_tile_bf16(const int rows, const int panels, const bool wid
             }
         }
         for (int64_t pair = k; pair < k + BF16_BLOCK_K; pair += 2) {
-            gemm_step(rows, panels, wide, 0, &tile, pair, even);
-            gemm_step(rows, panels, wide, 1, &tile, pair, odd);
+            if (panels > rows && !wide) {
+                gemm_step_few(rows, panels, &tile, pair, even, odd);
+            } else {
+                gemm_step(rows, panels, wide, 0, &tile, pair, even);
+                gemm_step(rows, panels, wide, 1, &tile, pair, odd);
+            }
         }
         bool from_zero = tile.from_zero && k == 0;
         if (wide) /* one row block after another: the next one's part of A */
@@ -312,7 +327,9 @@ static inline void gemm_run_rows(const struct gemm_form *form, const struct gemm
     const struct gemm_shape *first = form->shapes;
     while (first->rows > rows)
         first++;
-    int64_t group = gemm_rows_of_shape(first, rows) == rows ? panels : GEMM_GROUP_PANELS;
+    int64_t group = chunk->k <= GEMM_CHUNK_K ? GEMM_GROUP_PANELS : GEMM_GROUP_PANELS_FEW;
+    if (gemm_rows_of_shape(first, rows) == rows)
+        group = panels;
     for (int64_t panel = 0; panel < panels; panel += group) {
         struct gemm_tile tile = *chunk;
         tile.b = (const char *)chunk->b + panel * chunk->b_stride * form->value_bytes;
@@ -397,16 +414,22 @@ static inline void gemm_expand(const struct gemm_job *job, int64_t row, int64_t 
     }
 }
 
+/* The longest chunk whose rows fit the buffer, if they are few. */
+static inline int64_t gemm_chunk_k(int64_t rows)
+{
+    if (rows > GEMM_FEW_ROWS)
+        return GEMM_CHUNK_K;
+    int64_t fits = (GEMM_EXPANDED / rows - GEMM_A_PAD) / GEMM_CHUNK_K * GEMM_CHUNK_K;
+    return at_most(fits, GEMM_CHUNK_K_FEW);
+}
+
 /* One item: rows_per_item rows from `row` on and a range of panels. */
 static inline void gemm_item(const struct gemm_job *job, int64_t row, int64_t panel,
                              int64_t panel_end)
 {
-    _Alignas(64) float expanded[GEMM_ROWS * (GEMM_CHUNK_K + GEMM_A_PAD)];
-    _Static_assert(GEMM_FEW_ROWS * (GEMM_CHUNK_K_FEW + GEMM_A_PAD) * sizeof(float) <=
-                       sizeof expanded,
-                   "few rows fit too");
+    _Alignas(64) float expanded[GEMM_EXPANDED];
     int64_t rows = at_most(job->m - row, job->rows_per_item);
-    int64_t chunk_k = rows <= GEMM_FEW_ROWS ? GEMM_CHUNK_K_FEW : GEMM_CHUNK_K;
+    int64_t chunk_k = gemm_chunk_k(rows);
     int64_t whole = at_most(panel_end, job->n / PANEL_COLUMNS);
     int64_t k_packed = job->dtype == DTYPE_BF16 ? round_up(job->k, BF16_BLOCK_K) : job->k;
     int64_t value_bytes = job->dtype == DTYPE_BF16 ? 2 : 4;

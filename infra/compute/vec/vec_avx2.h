@@ -17,6 +17,11 @@ struct vec {
     __m256 lo, hi;
 };
 
+/* Of 16 pairs, the first and the second elements. */
+struct vec_pair {
+    struct vec even, odd;
+};
+
 static inline struct vec vec_set1(float value)
 {
     return (struct vec){_mm256_set1_ps(value), _mm256_set1_ps(value)};
@@ -204,6 +209,20 @@ static inline struct vec vec_load_odd(const bf16 *pairs)
     __m256i hi = _mm256_loadu_si256((const __m256i *)(pairs + 16));
     return (struct vec){_mm256_castsi256_ps(_mm256_and_si256(lo, mask)),
                         _mm256_castsi256_ps(_mm256_and_si256(hi, mask))};
+}
+
+/* Both halves from one read: the empty statement keeps the compiler from reading again for the
+ * second, and two reads of a line for two multiply-adds are more than the load ports bear. */
+static inline struct vec_pair vec_load_pair(const bf16 *pairs)
+{
+    __m256i mask = _mm256_set1_epi32((int32_t)0xffff0000u);
+    __m256i lo = _mm256_loadu_si256((const __m256i *)pairs);
+    __m256i hi = _mm256_loadu_si256((const __m256i *)(pairs + 16));
+    __asm__("" : "+x"(lo), "+x"(hi));
+    return (struct vec_pair){{_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)),
+                              _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))},
+                             {_mm256_castsi256_ps(_mm256_and_si256(lo, mask)),
+                              _mm256_castsi256_ps(_mm256_and_si256(hi, mask))}};
 }
 
 static inline float vec_sum(struct vec v)

@@ -20,6 +20,11 @@ struct vec {
     __m512 all;
 };
 
+/* Of 16 pairs, the first and the second elements. */
+struct vec_pair {
+    struct vec even, odd;
+};
+
 static inline struct vec vec_set1(float value)
 {
     return (struct vec){_mm512_set1_ps(value)};
@@ -152,6 +157,19 @@ static inline struct vec vec_load_odd(const bf16 *pairs)
 {
     __m512i mask = _mm512_set1_epi32((int32_t)0xffff0000u);
     return (struct vec){_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(pairs), mask))};
+}
+
+/* Both halves from one read: the empty statement keeps the compiler from reading again for the
+ * second, and two reads of a line for two multiply-adds are more than the load ports bear. */
+static inline struct vec_pair vec_load_pair(const bf16 *pairs)
+{
+    __m512i mask = _mm512_set1_epi32((int32_t)0xffff0000u);
+    __m512i both = _mm512_loadu_si512(pairs);
+#if !defined(HONE_VEC_SIMDE)
+    __asm__("" : "+v"(both));
+#endif
+    return (struct vec_pair){{_mm512_castsi512_ps(_mm512_slli_epi32(both, 16))},
+                             {_mm512_castsi512_ps(_mm512_and_si512(both, mask))}};
 }
 
 static inline __m256 upper_half(__m512 v)

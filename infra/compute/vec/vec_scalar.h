@@ -16,6 +16,11 @@ struct vec {
     float lane[16];
 };
 
+/* Of 16 pairs, the first and the second elements. */
+struct vec_pair {
+    struct vec even, odd;
+};
+
 #define VEC_EACH(expression)                                                                       \
     struct vec r;                                                                                  \
     for (int i = 0; i < 16; i++)                                                                   \
@@ -155,6 +160,11 @@ static inline struct vec vec_load_even(const bf16 *pairs)
 static inline struct vec vec_load_odd(const bf16 *pairs)
 {
     VEC_EACH(bf16_to_f32(pairs[2 * i + 1]));
+}
+
+static inline struct vec_pair vec_load_pair(const bf16 *pairs)
+{
+    return (struct vec_pair){vec_load_even(pairs), vec_load_odd(pairs)};
 }
 
 static inline float vec_sum(struct vec v)

@@ -9,6 +9,7 @@
 #include "curriculum/hub_report.h"
 #include "curriculum/hub_store.h"
 #include "curriculum/partial.h"
+#include "curriculum/recovery.h"
 #include "curriculum/scoring.h"
 #include "curriculum/training.h"
 #include "curriculum/wait_chain.h"

@@ -156,14 +156,11 @@ int dispatch_expire(struct curriculum_stage *hub, int64_t silent_ms)
 static bool is_known(struct curriculum_stage *hub, const struct trajectory *trajectory)
 {
     struct group *group;
-    Hone__Trajectory *stored;
     if (group_table_sample(&hub->groups, trajectory->id, &group) != NULL)
         return true;
-    int rc = hub_read_trajectory(hub->log, trajectory->id, &stored);
+    int rc = trajectory_log_has(hub->log, trajectory->id);
     if (rc < 0)
         hub->write_error = rc;
-    if (rc > 0)
-        wire_free(&stored->base);
     return rc > 0;
 }
 
@@ -193,24 +190,36 @@ static int check_content(struct curriculum_stage *hub, const struct lease *lease
 }
 
 /* A rollout that was given up is not judged: no reward, and it counts as failed. */
-static void settle_abort(struct curriculum_stage *hub, struct trajectory *trajectory,
-                         struct sample *sample)
+static void settle_abort(struct curriculum_stage *hub, struct sample *sample)
 {
-    trajectory->reward.status = REWARD_ERROR;
-    trajectory->scored_ms = clock_unix_ms(hub->clock);
+    static const struct reward failed = {.status = REWARD_ERROR};
     sample_move(sample, SAMPLE_SCORED);
-    sample->status = REWARD_ERROR;
-    hub->statuses[REWARD_ERROR]++;
-    reward_window_add(&hub->rewards, &trajectory->reward);
+    sample->status = failed.status;
+    hub->statuses[failed.status]++;
+    reward_window_add(&hub->rewards, &failed);
+}
+
+/* As it came, but for what only the hub knows. */
+static void store_arrival(struct curriculum_stage *hub, const struct lease *lease,
+                          const Hone__Trajectory *message)
+{
+    Hone__Trajectory record = *message;
+    Hone__Reward failed = HONE__REWARD__INIT;
+    bool aborted = message->finish == FINISH_ABORT;
+    failed.status = REWARD_ERROR;
+    record.base.n_unknown_fields = 0;
+    record.has_leased_ms = 1;
+    record.leased_ms = lease->leased_ms;
+    record.reward = aborted ? &failed : NULL;
+    record.has_scored_ms = aborted;
+    record.scored_ms = aborted ? clock_unix_ms(hub->clock) : 0;
+    trajectory_log_put(hub->log, &record);
 }
 
 static void accept(struct curriculum_stage *hub, struct lease *lease, struct group *group,
-                   struct trajectory *trajectory)
+                   const struct trajectory *trajectory, const Hone__Trajectory *message)
 {
     struct sample *sample = &group->samples[trajectory->sample_index];
-    memset(&trajectory->reward, 0, sizeof trajectory->reward);
-    trajectory->scored_ms = 0;
-    trajectory->leased_ms = lease->leased_ms;
     group->failures = 0;
     hub->abandoned_running = 0;
     partial_forget(hub, group, trajectory->sample_index);
@@ -223,8 +232,8 @@ static void accept(struct curriculum_stage *hub, struct lease *lease, struct gro
     sample->oldest_version = trajectory_oldest_version(trajectory);
     sample->completion_tokens = trajectory_completion_tokens(trajectory);
     if (trajectory->finish == FINISH_ABORT)
-        settle_abort(hub, trajectory, sample);
-    hub_store_trajectory(hub, trajectory);
+        settle_abort(hub, sample);
+    store_arrival(hub, lease, message);
     hub_store_group(hub, group);
     if (--lease->missing == 0) {
         lease_move(lease, LEASE_FILLED);
@@ -260,7 +269,7 @@ bool dispatch_on_trajectory(struct curriculum_stage *hub, struct peer *peer,
         refusal = error_message();
         fits = false;
     } else {
-        accept(hub, lease, group, &trajectory);
+        accept(hub, lease, group, &trajectory, message);
     }
     outbox_trajectory(&hub->outbox, &peer->wire, trajectory.id, refusal);
     trajectory_release(&trajectory);
@@ -484,13 +493,4 @@ int dispatch_send(struct curriculum_stage *hub)
         fault_point("lease.sent");
     }
     return 0;
-}
-
-int32_t dispatch_free_samples(const struct curriculum_stage *hub)
-{
-    int32_t count = 0;
-    for (int32_t i = 0; i < hub->groups.count; i++)
-        for (int32_t k = 0; k < hub->groups.items[i]->size; k++)
-            count += hub->groups.items[i]->samples[k].state == SAMPLE_FREE;
-    return count;
 }

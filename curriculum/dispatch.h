@@ -38,6 +38,5 @@ int dispatch_expire(struct curriculum_stage *hub, int64_t silent_ms);
 void dispatch_plan(struct curriculum_stage *hub);
 /* Sends the leases that were committed. */
 int dispatch_send(struct curriculum_stage *hub);
-int32_t dispatch_free_samples(const struct curriculum_stage *hub); /* of groups in flight */
 
 #endif

@@ -135,6 +135,14 @@ struct sample *group_table_sample(const struct group_table *table, uint64_t traj
     return NULL;
 }
 
+void group_table_count_samples(const struct group_table *table, int32_t count[SAMPLE_SCORED + 1])
+{
+    memset(count, 0, (SAMPLE_SCORED + 1) * sizeof *count);
+    for (int32_t i = 0; i < table->count; i++)
+        for (int32_t k = 0; k < table->items[i]->size; k++)
+            count[table->items[i]->samples[k].state]++;
+}
+
 bool group_all_scored(const struct group *group)
 {
     for (int32_t i = 0; i < group->size; i++)

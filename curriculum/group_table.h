@@ -106,6 +106,9 @@ void group_table_hold(struct group_table *table, struct group *group, int32_t in
 struct sample *group_table_sample(const struct group_table *table, uint64_t trajectory_id,
                                   struct group **group);
 
+/* How many samples of the groups in flight are in each state. */
+void group_table_count_samples(const struct group_table *table, int32_t count[SAMPLE_SCORED + 1]);
+
 bool group_all_scored(const struct group *group);
 int32_t group_ok_count(const struct group *group);    /* samples whose reward is OK */
 bool group_zero_advantage(const struct group *group); /* all OK totals are equal */

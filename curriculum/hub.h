@@ -16,7 +16,7 @@
 #ifndef HONE_CURRICULUM_HUB_H
 #define HONE_CURRICULUM_HUB_H
 
-#include "curriculum/curriculum_stage.h"
+#include "curriculum/curriculum_options.h"
 #include "curriculum/group_table.h"
 #include "curriculum/lease_table.h"
 #include "curriculum/outbox.h"
@@ -24,7 +24,10 @@
 #include "curriculum/prompt_order.h"
 #include "curriculum/reward_window.h"
 #include "infra/base/assert.h"
+#include "infra/base/clock.h"
 #include "infra/base/hash.h"
+#include "infra/store/run_log.h"
+#include "infra/telemetry/metrics.h"
 
 /* Bugs that the tests must find. The product has none of them: a second copy of this library, built
  * for the tests with HONE_PLANT_BUG, has them all, and planted_bug says which one is on. */

@@ -18,29 +18,6 @@ void scoring_on_credit(struct curriculum_stage *hub, struct peer *peer, int32_t 
         peer->credit += count < CREDIT_MAX ? count : CREDIT_MAX;
 }
 
-/* Writes the reward into the trajectory's record. */
-static int store_reward(struct curriculum_stage *hub, uint64_t trajectory_id,
-                        const struct reward *reward)
-{
-    Hone__Trajectory *message;
-    struct trajectory trajectory;
-    int rc = hub_read_trajectory(hub->log, trajectory_id, &message);
-    if (rc == 0)
-        return error_set(HONE_ECORRUPT, "trajectory %" PRIu64 " is no longer in the log",
-                         trajectory_id);
-    if (rc < 0)
-        return rc;
-    rc = wire_trajectory_read(message, &trajectory);
-    wire_free(&message->base);
-    if (rc < 0)
-        return rc;
-    trajectory.reward = *reward;
-    trajectory.scored_ms = clock_unix_ms(hub->clock);
-    hub_store_trajectory(hub, &trajectory);
-    trajectory_release(&trajectory);
-    return 0;
-}
-
 bool scoring_on_result(struct curriculum_stage *hub, struct peer *peer,
                        const Hone__ScoreResult *message)
 {
@@ -63,11 +40,7 @@ bool scoring_on_result(struct curriculum_stage *hub, struct peer *peer,
                   reward_status_name(reward.status));
         return true;
     }
-    int rc = store_reward(hub, message->trajectory_id, &reward);
-    if (rc < 0) {
-        hub->write_error = rc;
-        return true;
-    }
+    trajectory_log_put_reward(hub->log, message->trajectory_id, &reward, clock_unix_ms(hub->clock));
     sample_move(sample, SAMPLE_SCORED);
     sample->status = reward.status;
     sample->total = reward.total;
@@ -107,7 +80,7 @@ static int send_request(struct curriculum_stage *hub, const struct peer *peer,
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     Hone__ScoreRequest request = HONE__SCORE_REQUEST__INIT;
     Hone__Trajectory *stored;
-    int rc = hub_read_trajectory(hub->log, sample->trajectory_id, &stored);
+    int rc = trajectory_log_get_arrival(hub->log, sample->trajectory_id, &stored);
     if (rc == 0)
         rc = error_set(HONE_ECORRUPT, "trajectory %" PRIu64 " is no longer in the log",
                        sample->trajectory_id);
@@ -157,16 +130,4 @@ int scoring_send(struct curriculum_stage *hub)
         }
     }
     return 0;
-}
-
-void scoring_count(const struct curriculum_stage *hub, int32_t *waiting, int32_t *asked)
-{
-    *waiting = *asked = 0;
-    for (int32_t i = 0; i < hub->groups.count; i++) {
-        const struct group *group = hub->groups.items[i];
-        for (int32_t k = 0; k < group->size; k++) {
-            *waiting += group->samples[k].state == SAMPLE_ARRIVED;
-            *asked += group->samples[k].state == SAMPLE_SCORING;
-        }
-    }
 }

@@ -114,7 +114,8 @@ struct curriculum_stage {
     int64_t start_ms, formed_ms, progress_ms, stall_told_ms; /* monotonic */
     int64_t stalls;                                          /* since the last batch: told */
     int64_t stalled_ms;                                      /* and their time over the limit */
-    int64_t published_ms;                                    /* monotonic: the waiting file */
+    int64_t leases_expired_ms, scores_expired_ms; /* monotonic: when all were last looked through */
+    int64_t published_ms;                         /* monotonic: the waiting file */
     bool publish_failed;
     int32_t commit_failures; /* in a row; > 0: the hub waits for its disk (H3) */
     int64_t commit_retry_ms; /* monotonic */

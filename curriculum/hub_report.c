@@ -57,13 +57,12 @@ static void add_counts(struct curriculum_stage *hub)
 int hub_report_batch(struct curriculum_stage *hub, const struct group *const *groups, int32_t count)
 {
     struct figures figures = {0};
-    int32_t samples[SAMPLE_SCORED + 1];
+    const int32_t *samples = hub->groups.sample_count;
     int64_t now = clock_now_ms(hub->clock);
     for (int32_t i = 0; i < count; i++)
         add_group(&figures, groups[i], hub->batch_count - 1);
     double mean = ratio(figures.reward_sum, figures.ok);
     double variance = ratio(figures.reward_squares, figures.ok) - mean * mean;
-    group_table_count_samples(&hub->groups, samples);
     metrics_begin(hub->metrics, hub->batch_count);
     metrics_add(hub->metrics, "reward/mean", mean);
     metrics_add(hub->metrics, "reward/std", variance > 0 ? sqrt(variance) : 0);
@@ -111,9 +110,8 @@ static void describe_peers(struct curriculum_stage *hub, Hone__Role role, struct
 
 void hub_describe_wait(struct curriculum_stage *hub, struct text *out)
 {
-    int32_t samples[SAMPLE_SCORED + 1];
+    const int32_t *samples = hub->groups.sample_count;
     const int32_t *count = hub->groups.state_count;
-    group_table_count_samples(&hub->groups, samples);
     if (hub->batch_count < hub->options.steps)
         text_printf(out, "batch %" PRId64 " has %d of %d groups; ", hub_next_batch(hub),
                     count[GROUP_SCORED], hub->options.prompts_per_step);

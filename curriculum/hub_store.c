@@ -149,8 +149,26 @@ int hub_read_state(struct run_log *log, Hone__HubState **message)
     return rc;
 }
 
+/* groups: where it may be in memory; NULL: nowhere. */
+static int read_member(struct run_log *log, struct group_table *groups, uint64_t id,
+                       Hone__Trajectory **message)
+{
+    struct group *group;
+    struct sample *sample = groups != NULL ? group_table_sample(groups, id, &group) : NULL;
+    *message = sample != NULL ? group_table_take(groups, sample) : NULL;
+    if (*message == NULL)
+        return trajectory_log_get(log, id, message);
+    int rc = trajectory_log_add_reward(log, id, *message);
+    if (rc >= 0)
+        return 1;
+    wire_free(&(*message)->base);
+    *message = NULL;
+    return rc;
+}
+
 /* Appends a group's trajectories to the batch. */
-static int read_members(struct run_log *log, uint64_t group_id, Hone__Batch *batch)
+static int read_members(struct run_log *log, struct group_table *groups, uint64_t group_id,
+                        Hone__Batch *batch)
 {
     Hone__GroupRecord *group;
     int rc = hub_read_group(log, group_id, &group);
@@ -159,8 +177,8 @@ static int read_members(struct run_log *log, uint64_t group_id, Hone__Batch *bat
             memory_resize(batch->trajectories, batch->n_trajectories,
                           batch->n_trajectories + (size_t)group->size, sizeof(Hone__Trajectory *));
     for (size_t k = 0; rc > 0 && k < group->n_trajectory_ids; k++) {
-        rc = trajectory_log_get(log, group->trajectory_ids[k],
-                                &batch->trajectories[batch->n_trajectories]);
+        rc = read_member(log, groups, group->trajectory_ids[k],
+                         &batch->trajectories[batch->n_trajectories]);
         batch->n_trajectories += rc > 0;
     }
     if (group != NULL)
@@ -189,7 +207,8 @@ static int missing(struct run_log *log, int64_t number, uint64_t group_id)
                      number, group_id);
 }
 
-int hub_read_batch(struct run_log *log, int64_t number, struct logged_batch *batch)
+static int read_batch(struct run_log *log, struct group_table *groups, int64_t number,
+                      struct logged_batch *batch)
 {
     ProtobufCMessage *base;
     memset(batch, 0, sizeof *batch);
@@ -206,7 +225,7 @@ int hub_read_batch(struct run_log *log, int64_t number, struct logged_batch *bat
     if (record->weights_hash != NULL)
         snprintf(batch->weights_hash, sizeof batch->weights_hash, "%s", record->weights_hash);
     for (size_t i = 0; rc > 0 && i < record->n_group_ids; i++) {
-        rc = read_members(log, record->group_ids[i], &batch->message);
+        rc = read_members(log, groups, record->group_ids[i], &batch->message);
         if (rc == 0)
             rc = missing(log, number, record->group_ids[i]);
     }
@@ -214,6 +233,16 @@ int hub_read_batch(struct run_log *log, int64_t number, struct logged_batch *bat
     if (rc < 0)
         hub_release_batch(batch);
     return rc;
+}
+
+int hub_read_batch(struct run_log *log, int64_t number, struct logged_batch *batch)
+{
+    return read_batch(log, NULL, number, batch);
+}
+
+int hub_read_recent_batch(struct curriculum_stage *hub, int64_t number, struct logged_batch *batch)
+{
+    return read_batch(hub->log, &hub->groups, number, batch);
 }
 
 void hub_release_batch(struct logged_batch *batch)

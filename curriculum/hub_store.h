@@ -27,6 +27,8 @@ struct logged_batch {
 /* 1 found (release it), 0 no such batch. HONE_ENOENT when its trajectories were trimmed (log.keep),
  * HONE_ECORRUPT when one of them is missing. */
 int hub_read_batch(struct run_log *log, int64_t number, struct logged_batch *batch);
+/* The same of the hub's own log, with the messages that are still in memory. */
+int hub_read_recent_batch(struct curriculum_stage *hub, int64_t number, struct logged_batch *batch);
 void hub_release_batch(struct logged_batch *batch);
 
 /* Deletes the trajectories of every batch, and of every group dropped for it, that is older than

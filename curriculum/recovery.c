@@ -112,8 +112,7 @@ static int recover_group(void *context, const void *key, size_t key_bytes, const
 }
 
 /* What the table keeps of a trajectory. */
-static int recover_sample(struct curriculum_stage *hub, const struct group *group,
-                          struct sample *sample)
+static int recover_sample(struct curriculum_stage *hub, struct group *group, struct sample *sample)
 {
     Hone__Trajectory *message;
     struct trajectory trajectory;
@@ -129,7 +128,7 @@ static int recover_sample(struct curriculum_stage *hub, const struct group *grou
         bool scored = trajectory.scored_ms != 0;
         if (trajectory.group_id != group->id || (!scored && group->state != GROUP_LEASED))
             rc = corrupt("trajectory", sample->trajectory_id, "it does not fit its group");
-        sample->state = scored ? SAMPLE_SCORED : SAMPLE_ARRIVED;
+        sample_restore(group, sample, scored ? SAMPLE_SCORED : SAMPLE_ARRIVED);
         if (scored) {
             sample->status = trajectory.reward.status;
             sample->total = trajectory.reward.total;
@@ -196,7 +195,7 @@ static int recover_lease(void *context, const void *key, size_t key_bytes, const
     for (int32_t i = lease.first; i < lease.first + lease.count; i++) {
         if (group->samples[i].state != SAMPLE_FREE)
             continue;
-        sample_move(&group->samples[i], SAMPLE_LEASED);
+        sample_move(group, &group->samples[i], SAMPLE_LEASED);
         group->samples[i].lease_id = id;
         lease.missing++;
     }

@@ -221,9 +221,8 @@ static void add_workers(const struct curriculum_stage *hub, struct text *out)
 
 static void add_queues(const struct curriculum_stage *hub, struct text *out)
 {
-    int32_t samples[SAMPLE_SCORED + 1];
+    const int32_t *samples = hub->groups.sample_count;
     const int32_t *count = hub->groups.state_count;
-    group_table_count_samples(&hub->groups, samples);
     text_printf(out,
                 "  \"queues\": {\"groups_leased\": %d, \"groups_scored\": %d, \"groups_batched\": "
                 "%d, \"samples_free\": %d, \"samples_leased\": %d, \"rewards_to_ask\": %d, "

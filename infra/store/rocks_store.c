@@ -20,6 +20,9 @@
 #define WRITE_BUFFERS_BYTES ((size_t)16 << 20) /* of all keyspaces together */
 #define WAL_BYTES           ((uint64_t)16 << 20)
 #define CACHE_BYTES         ((size_t)8 << 20)
+#define FILTER_BITS         10 /* a key; of keys that are not there, 1 % look as if they were */
+/* Values from this size on lie in files of their own, which compaction leaves alone. */
+#define BLOB_BYTES 1024
 /* Reopening writes what the WAL holds into tables, so it may need as much room as the buffers. */
 #define BALLAST_BYTES     ((int64_t)24 << 20)
 #define READ_ONLY_TRIES   5 /* a live writer may retire a file while it is read */
@@ -91,6 +94,18 @@ static int store_error(struct rocks_store *store, const char *doing, char *messa
 
 /* ---- opening ---- */
 
+/* Ids are looked up that are mostly not there (has this trajectory come before?), so each table has
+ * a filter. */
+static void make_tables(struct rocks_store *store)
+{
+    store->cache = rocksdb_cache_create_lru(CACHE_BYTES);
+    store->tables = rocksdb_block_based_options_create();
+    rocksdb_block_based_options_set_block_cache(store->tables, store->cache);
+    rocksdb_block_based_options_set_filter_policy(
+        store->tables, rocksdb_filterpolicy_create_bloom_full(FILTER_BITS)); /* owned from here */
+    rocksdb_options_set_block_based_table_factory(store->options, store->tables);
+}
+
 static void make_options(struct rocks_store *store)
 {
     rocksdb_env_t *env = rocksdb_create_default_env();
@@ -117,11 +132,12 @@ static void make_options(struct rocks_store *store)
     rocksdb_options_set_stats_dump_period_sec(options, 0);
     rocksdb_options_set_stats_persist_period_sec(options, 0);
     rocksdb_options_set_keep_log_file_num(options, 2);
-    store->cache = rocksdb_cache_create_lru(CACHE_BYTES);
-    store->tables = rocksdb_block_based_options_create();
-    rocksdb_block_based_options_set_block_cache(store->tables, store->cache);
-    rocksdb_options_set_block_based_table_factory(options, store->tables);
+#ifdef HONE_ROCKSDB_BLOBS
+    rocksdb_options_set_enable_blob_files(options, 1);
+    rocksdb_options_set_min_blob_size(options, BLOB_BYTES);
+#endif
     store->options = options;
+    make_tables(store);
     store->write_options = rocksdb_writeoptions_create();
     rocksdb_writeoptions_set_sync(store->write_options, !fault_breaks("log.sync"));
     store->read_options = rocksdb_readoptions_create();

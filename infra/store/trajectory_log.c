@@ -75,8 +75,7 @@ int trajectory_log_get_arrival(struct run_log *log, uint64_t id, Hone__Trajector
     return rc;
 }
 
-/* Gives a trajectory its reward: 1 it had a record of its own, 0 it has none or brought one. */
-static int add_reward(struct run_log *log, uint64_t id, Hone__Trajectory *message)
+int trajectory_log_add_reward(struct run_log *log, uint64_t id, Hone__Trajectory *message)
 {
     ProtobufCMessage *base;
     if (message->has_scored_ms && message->scored_ms != 0)
@@ -102,7 +101,7 @@ int trajectory_log_get(struct run_log *log, uint64_t id, Hone__Trajectory **mess
     int rc = trajectory_log_get_arrival(log, id, message);
     if (rc <= 0)
         return rc;
-    int added = add_reward(log, id, *message);
+    int added = trajectory_log_add_reward(log, id, *message);
     if (added >= 0)
         return rc;
     wire_free(&(*message)->base);
@@ -126,7 +125,7 @@ static int visit_record(void *context, const void *key, size_t key_bytes, const 
         return error_set(HONE_ECORRUPT, "Trajectory %" PRIu64 " in the log: %s", id,
                          error_message());
     Hone__Trajectory *message = (Hone__Trajectory *)(void *)base;
-    int rc = add_reward(scan->log, id, message);
+    int rc = trajectory_log_add_reward(scan->log, id, message);
     if (rc >= 0)
         rc = scan->visit(scan->context, id, message, rc > 0);
     wire_free(base);

@@ -29,6 +29,9 @@ int trajectory_log_has(struct run_log *log, uint64_t id);
 int trajectory_log_get(struct run_log *log, uint64_t id, Hone__Trajectory **message);
 /* The same without its reward: as it arrived. */
 int trajectory_log_get_arrival(struct run_log *log, uint64_t id, Hone__Trajectory **message);
+/* Gives a message that was read without it its reward: 1 from a record of its own, 0 it has none or
+ * brought one along. */
+int trajectory_log_add_reward(struct run_log *log, uint64_t id, Hone__Trajectory *message);
 
 /* own_reward: it comes from a record of its own. */
 typedef int (*trajectory_log_visit)(void *context, uint64_t id, const Hone__Trajectory *message,

@@ -95,12 +95,13 @@ static int store_error(struct rocks_store *store, const char *doing, char *messa
 /* ---- opening ---- */
 
 /* Ids are looked up that are mostly not there (has this trajectory come before?), so each table has
- * a filter. */
+ * a filter. Filters and indices live in the cache: a log of many tables takes no more memory. */
 static void make_tables(struct rocks_store *store)
 {
     store->cache = rocksdb_cache_create_lru(CACHE_BYTES);
     store->tables = rocksdb_block_based_options_create();
     rocksdb_block_based_options_set_block_cache(store->tables, store->cache);
+    rocksdb_block_based_options_set_cache_index_and_filter_blocks(store->tables, 1);
     rocksdb_block_based_options_set_filter_policy(
         store->tables, rocksdb_filterpolicy_create_bloom_full(FILTER_BITS)); /* owned from here */
     rocksdb_options_set_block_based_table_factory(store->options, store->tables);

@@ -13,7 +13,7 @@
 #include "infra/base/error.h"
 #include "infra/config/problem.h"
 #include "infra/launch/placement.h"
-#include "infra/store/run_log.h"
+#include "infra/store/trajectory_log.h"
 #include "infra/text/tokenizer.h"
 #include "infra/wire/codec.h"
 #include "infra/wire/envelope.h"
@@ -163,18 +163,14 @@ static bool matches(const struct inspection *inspection, const struct trajectory
            (reward >= inspection->reward_min && reward <= inspection->reward_max);
 }
 
-static int visit_trajectory(void *context, const void *key, size_t key_bytes, const void *value,
-                            size_t value_bytes)
+static int visit_trajectory(void *context, uint64_t id, const Hone__Trajectory *message,
+                            bool own_reward)
 {
     struct inspection *inspection = context;
     struct trajectory trajectory;
-    (void)key;
-    (void)key_bytes;
-    Hone__Trajectory *message = hone__trajectory__unpack(NULL, value_bytes, value);
-    if (message == NULL)
-        return error_set(HONE_ECORRUPT, "a trajectory in the log does not parse");
+    (void)id;
+    (void)own_reward;
     int rc = wire_trajectory_read(message, &trajectory);
-    hone__trajectory__free_unpacked(message, NULL);
     if (rc < 0)
         return rc;
     struct fate fate = {.reason = ""};
@@ -309,7 +305,7 @@ int command_inspect(const struct command_line *line)
     if (stage_input_model(&recipe, &run, "rl", model, sizeof model) == 0 &&
         tokenizer_load(&inspection.tokenizer, model) < 0)
         fprintf(stderr, "hone: %s: text is not shown\n", error_message());
-    rc = run_log_scan(log, LOG_TRAJECTORIES, visit_trajectory, &inspection);
+    rc = trajectory_log_scan(log, visit_trajectory, &inspection);
     if (rc >= 0)
         rc = 0;
     if (rc == 0 && inspection.shown == 0)

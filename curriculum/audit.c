@@ -8,6 +8,7 @@
 #include "curriculum/partial.h"
 #include "infra/base/error.h"
 #include "infra/base/memory.h"
+#include "infra/store/trajectory_log.h"
 #include "infra/wire/codec.h"
 #include "infra/wire/envelope.h"
 
@@ -30,6 +31,7 @@ struct audit {
     int64_t batches;
     int64_t states[GROUP_DROPPED + 1], drops[DROP_REASON_COUNT];
     int64_t trajectories, leases, staleness_max;
+    int64_t rewards; /* trajectories with a reward record */
     int64_t partials, partial_tokens;
     uint64_t piece_group; /* the piece visited last */
     int32_t piece_sample, piece_end;
@@ -176,23 +178,39 @@ static int check_trajectory(struct audit *audit, const struct trajectory *trajec
     return 0;
 }
 
-static int visit_trajectory(void *context, const void *key, size_t key_bytes, const void *value,
-                            size_t value_bytes)
+static int visit_trajectory(void *context, uint64_t id, const Hone__Trajectory *message,
+                            bool own_reward)
 {
-    ProtobufCMessage *base;
+    struct audit *audit = context;
     struct trajectory trajectory;
-    uint64_t id = key_bytes == 8 ? run_log_u64(key) : 0;
-    int rc = unpack(&base, &hone__trajectory__descriptor, "trajectory", id, value, value_bytes);
-    if (rc < 0)
-        return rc;
-    if (wire_trajectory_read((const Hone__Trajectory *)(void *)base, &trajectory) < 0) {
-        rc = wrong("trajectory", id, "its record breaks the rules of a trajectory");
-    } else {
-        rc = trajectory.id == id ? check_trajectory(context, &trajectory)
+    audit->rewards += own_reward;
+    if (wire_trajectory_read(message, &trajectory) < 0)
+        return wrong("trajectory", id, "its record breaks the rules of a trajectory");
+    int rc = trajectory.id == id ? check_trajectory(audit, &trajectory)
                                  : wrong("trajectory", id, "it names another id");
-        trajectory_release(&trajectory);
-    }
-    wire_free(base);
+    trajectory_release(&trajectory);
+    return rc;
+}
+
+static int count_reward(void *context, const void *key, size_t key_bytes, const void *value,
+                        size_t value_bytes)
+{
+    int64_t *count = context;
+    (void)key, (void)key_bytes, (void)value, (void)value_bytes;
+    (*count)++;
+    return 0;
+}
+
+/* Each reward belongs to a trajectory that has no other. */
+static int check_rewards(struct run_log *log, const struct audit *audit)
+{
+    int64_t count = 0;
+    int rc = run_log_scan(log, LOG_REWARDS, count_reward, &count);
+    if (rc == 0 && count != audit->rewards)
+        rc = error_set(HONE_ECORRUPT,
+                       "G8: the log has %" PRId64 " rewards, and %" PRId64
+                       " trajectories that they belong to",
+                       count, audit->rewards);
     return rc;
 }
 
@@ -347,13 +365,15 @@ int curriculum_audit(struct run_log *log, struct text *report)
     if (rc == 0 && audit.state != NULL)
         rc = run_log_scan(log, LOG_BATCHES, visit_batch, &audit);
     if (rc == 0)
-        rc = run_log_scan(log, LOG_TRAJECTORIES, visit_trajectory, &audit);
+        rc = trajectory_log_scan(log, visit_trajectory, &audit);
     if (rc == 0)
         rc = run_log_scan(log, LOG_PARTIALS, visit_partial, &audit);
     if (rc == 0)
         rc = run_log_scan(log, LOG_LEASES, visit_lease, &audit);
     if (rc == 0)
         rc = check_totals(&audit);
+    if (rc == 0)
+        rc = check_rewards(log, &audit);
     if (rc == 0)
         describe(&audit, report);
     for (uint64_t i = 0; i < audit.group_count; i++) {

@@ -9,6 +9,7 @@
 #include "curriculum/hub_report.h"
 #include "curriculum/hub_store.h"
 #include "curriculum/partial.h"
+#include "curriculum/recovery.h"
 #include "curriculum/scoring.h"
 #include "curriculum/training.h"
 #include "curriculum/wait_chain.h"
@@ -246,8 +247,7 @@ static bool role_may_send(Hone__Role role, Hone__Kind kind)
     }
 }
 
-static int on_message(struct curriculum_stage *hub, struct peer *peer,
-                      const Hone__Envelope *envelope)
+static int on_message(struct curriculum_stage *hub, struct peer *peer, Hone__Envelope *envelope)
 {
     peer->heard_ms = clock_now_ms(hub->clock);
     if (!role_may_send(peer->role, envelope->kind)) {
@@ -266,7 +266,7 @@ static int on_message(struct curriculum_stage *hub, struct peer *peer,
     case HONE__KIND__KIND_LEASE_RETURN:
         return dispatch_on_return(hub, peer, envelope->lease_return);
     case HONE__KIND__KIND_TRAJECTORY:
-        if (!dispatch_on_trajectory(hub, peer, envelope->trajectory))
+        if (!dispatch_on_trajectory(hub, peer, &envelope->trajectory))
             drop_peer(hub, peer, error_message());
         break;
     case HONE__KIND__KIND_PROGRESS:

@@ -15,8 +15,9 @@
 #include "infra/wire/codec.h"
 #include "infra/wire/envelope.h"
 
-#define LEASE_GRACE_MS 2000 /* a trajectory sent at the deadline may still be under way */
-#define CREDIT_MAX     (1 << 20)
+#define LEASE_GRACE_MS  2000 /* a trajectory sent at the deadline may still be under way */
+#define CREDIT_MAX      (1 << 20)
+#define EXPIRE_EVERY_MS 100 /* looks through all leases */
 #define BACKOFF_FIRST_MS                                                                           \
     500 /* before a group is leased again after a failure; doubles each time                       \
          */
@@ -40,7 +41,7 @@ static void take_back(struct curriculum_stage *hub, struct lease *lease, const c
         struct sample *sample = &group->samples[i];
         if (sample->state == SAMPLE_LEASED && sample->lease_id == lease->id &&
             !PLANTED(PLANTED_LOST_LEASE))
-            sample_move(sample, SAMPLE_FREE);
+            sample_move(group, sample, SAMPLE_FREE);
     }
     lease_move(lease, LEASE_TAKEN);
     hub_delete_lease(hub, lease);
@@ -130,6 +131,9 @@ int dispatch_expire(struct curriculum_stage *hub, int64_t silent_ms)
 {
     int64_t now = clock_unix_ms(hub->clock);
     bool settled = clock_now_ms(hub->clock) - hub->start_ms > silent_ms;
+    if (clock_now_ms(hub->clock) - hub->leases_expired_ms < EXPIRE_EVERY_MS)
+        return 0;
+    hub->leases_expired_ms = clock_now_ms(hub->clock);
     for (int32_t i = hub->leases.count - 1; i >= 0; i--) {
         if (i >= hub->leases.count)
             continue; /* an abandoned group took more than one of its leases with it */
@@ -156,14 +160,11 @@ int dispatch_expire(struct curriculum_stage *hub, int64_t silent_ms)
 static bool is_known(struct curriculum_stage *hub, const struct trajectory *trajectory)
 {
     struct group *group;
-    Hone__Trajectory *stored;
     if (group_table_sample(&hub->groups, trajectory->id, &group) != NULL)
         return true;
-    int rc = hub_read_trajectory(hub->log, trajectory->id, &stored);
+    int rc = trajectory_log_has(hub->log, trajectory->id);
     if (rc < 0)
         hub->write_error = rc;
-    if (rc > 0)
-        wire_free(&stored->base);
     return rc > 0;
 }
 
@@ -193,38 +194,56 @@ static int check_content(struct curriculum_stage *hub, const struct lease *lease
 }
 
 /* A rollout that was given up is not judged: no reward, and it counts as failed. */
-static void settle_abort(struct curriculum_stage *hub, struct trajectory *trajectory,
-                         struct sample *sample)
+static void settle_abort(struct curriculum_stage *hub, struct group *group, struct sample *sample)
 {
-    trajectory->reward.status = REWARD_ERROR;
-    trajectory->scored_ms = clock_unix_ms(hub->clock);
-    sample_move(sample, SAMPLE_SCORED);
-    sample->status = REWARD_ERROR;
-    hub->statuses[REWARD_ERROR]++;
-    reward_window_add(&hub->rewards, &trajectory->reward);
+    static const struct reward failed = {.status = REWARD_ERROR};
+    sample_move(group, sample, SAMPLE_SCORED);
+    sample->status = failed.status;
+    hub->statuses[failed.status]++;
+    reward_window_add(&hub->rewards, &failed);
+}
+
+/* As it came, but for what only the hub knows. */
+static void store_arrival(struct curriculum_stage *hub, const struct lease *lease,
+                          struct sample *sample, Hone__Trajectory **arrived)
+{
+    Hone__Trajectory *message = *arrived, record = *message;
+    Hone__Reward failed = HONE__REWARD__INIT;
+    bool aborted = message->finish == FINISH_ABORT;
+    failed.status = REWARD_ERROR;
+    record.base.n_unknown_fields = 0;
+    record.has_leased_ms = 1;
+    record.leased_ms = lease->leased_ms;
+    record.reward = aborted ? &failed : NULL;
+    record.has_scored_ms = aborted;
+    record.scored_ms = aborted ? clock_unix_ms(hub->clock) : 0;
+    trajectory_log_put(hub->log, &record);
+    if (aborted || message->reward != NULL || message->base.n_unknown_fields > 0)
+        return; /* the log has another one */
+    message->has_leased_ms = 1;
+    message->leased_ms = record.leased_ms;
+    message->has_scored_ms = message->scored_ms = 0;
+    group_table_keep(&hub->groups, sample, arrived);
 }
 
 static void accept(struct curriculum_stage *hub, struct lease *lease, struct group *group,
-                   struct trajectory *trajectory)
+                   const struct trajectory *trajectory, Hone__Trajectory **message)
 {
     struct sample *sample = &group->samples[trajectory->sample_index];
-    memset(&trajectory->reward, 0, sizeof trajectory->reward);
-    trajectory->scored_ms = 0;
-    trajectory->leased_ms = lease->leased_ms;
     group->failures = 0;
     hub->abandoned_running = 0;
     partial_forget(hub, group, trajectory->sample_index);
     if (PLANTED(PLANTED_DOUBLE_COUNT)) /* past the table of moves too */
-        sample->state = SAMPLE_LEASED;
+        sample_restore(group, sample, SAMPLE_LEASED);
     if (trajectory->finish != FINISH_ABORT)
-        sample_move(sample, SAMPLE_ARRIVED);
+        sample_move(group, sample, SAMPLE_ARRIVED);
     group_table_hold(&hub->groups, group, trajectory->sample_index, trajectory->id);
     sample->attempt = 0;
     sample->oldest_version = trajectory_oldest_version(trajectory);
     sample->completion_tokens = trajectory_completion_tokens(trajectory);
     if (trajectory->finish == FINISH_ABORT)
-        settle_abort(hub, trajectory, sample);
-    hub_store_trajectory(hub, trajectory);
+        settle_abort(hub, group, sample);
+    store_arrival(hub, lease, sample, message);
     hub_store_group(hub, group);
     if (--lease->missing == 0) {
         lease_move(lease, LEASE_FILLED);
@@ -235,12 +254,12 @@ static void accept(struct curriculum_stage *hub, struct lease *lease, struct gro
 }
 
 bool dispatch_on_trajectory(struct curriculum_stage *hub, struct peer *peer,
-                            const Hone__Trajectory *message)
+                            Hone__Trajectory **message)
 {
     struct trajectory trajectory;
     const char *refusal = NULL;
-    if (wire_trajectory_read(message, &trajectory) < 0 || message->id == 0) {
-        outbox_trajectory(&hub->outbox, &peer->wire, message->id, "malformed");
+    if (wire_trajectory_read(*message, &trajectory) < 0 || (*message)->id == 0) {
+        outbox_trajectory(&hub->outbox, &peer->wire, (*message)->id, "malformed");
         return false;
     }
     bool fits = true;
@@ -260,7 +279,7 @@ bool dispatch_on_trajectory(struct curriculum_stage *hub, struct peer *peer,
         refusal = error_message();
         fits = false;
     } else {
-        accept(hub, lease, group, &trajectory);
+        accept(hub, lease, group, &trajectory, message);
     }
     outbox_trajectory(&hub->outbox, &peer->wire, trajectory.id, refusal);
     trajectory_release(&trajectory);
@@ -310,7 +329,7 @@ static void lease_out(struct curriculum_stage *hub, struct peer *peer, struct gr
     for (int32_t i = first; i < first + count; i++) {
         HONE_ASSERT(group->samples[i].state == SAMPLE_FREE);
         resume_or_restart(hub, group, i, lease.min_version);
-        sample_move(&group->samples[i], SAMPLE_LEASED);
+        sample_move(group, &group->samples[i], SAMPLE_LEASED);
         group->samples[i].lease_id = lease.id;
     }
     peer->credit -= count;
@@ -369,19 +388,21 @@ static struct group *new_group(struct curriculum_stage *hub)
 
 void dispatch_plan(struct curriculum_stage *hub)
 {
-    int32_t rank = 0;
+    int32_t rank = 0, free = hub->groups.sample_count[SAMPLE_FREE];
     int64_t now = clock_now_ms(hub->clock);
     if (!hub->learner.ready || hub->stop_ms != 0)
         return;
-    for (int32_t i = 0; i < hub->groups.count; i++) {
+    for (int32_t i = 0; i < hub->groups.count && free > 0; i++) {
         struct group *group = hub->groups.items[i];
         if (group->state != GROUP_LEASED && group->state != GROUP_SCORED)
             continue;
-        if (group->state == GROUP_LEASED && now >= group->not_before_ms &&
-            !lease_free(hub, group, rank))
+        free -= group->sample_count[SAMPLE_FREE];
+        if (group->state == GROUP_LEASED && group->sample_count[SAMPLE_FREE] > 0 &&
+            now >= group->not_before_ms && !lease_free(hub, group, rank))
             return;
         rank++;
     }
+    rank = hub->groups.state_count[GROUP_LEASED] + hub->groups.state_count[GROUP_SCORED];
     while (may_dispatch(hub) && peer_table_richest(&hub->peers, HONE__ROLE__ROLE_ACTOR) != NULL) {
         if (!lease_free(hub, new_group(hub), rank++))
             return;
@@ -484,13 +505,4 @@ int dispatch_send(struct curriculum_stage *hub)
         fault_point("lease.sent");
     }
     return 0;
-}
-
-int32_t dispatch_free_samples(const struct curriculum_stage *hub)
-{
-    int32_t count = 0;
-    for (int32_t i = 0; i < hub->groups.count; i++)
-        for (int32_t k = 0; k < hub->groups.items[i]->size; k++)
-            count += hub->groups.items[i]->samples[k].state == SAMPLE_FREE;
-    return count;
 }

@@ -17,10 +17,10 @@
 #include "curriculum/hub.h"
 
 void dispatch_on_credit(struct curriculum_stage *hub, struct peer *peer, int32_t samples);
-/* false: it breaks the rules of a trajectory; the caller drops the peer (error_message says why).
- */
+/* Takes the message over when it counts. false: it breaks the rules of a trajectory; the caller
+ * drops the peer (error_message says why). */
 bool dispatch_on_trajectory(struct curriculum_stage *hub, struct peer *peer,
-                            const Hone__Trajectory *message);
+                            Hone__Trajectory **message);
 /* An actor gives a lease back. Negative: see dispatch_expire. */
 int dispatch_on_return(struct curriculum_stage *hub, const struct peer *peer,
                        const Hone__LeaseReturn *message);
@@ -38,6 +38,5 @@ int dispatch_expire(struct curriculum_stage *hub, int64_t silent_ms);
 void dispatch_plan(struct curriculum_stage *hub);
 /* Sends the leases that were committed. */
 int dispatch_send(struct curriculum_stage *hub);
-int32_t dispatch_free_samples(const struct curriculum_stage *hub); /* of groups in flight */
 
 #endif

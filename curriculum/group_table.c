@@ -4,6 +4,7 @@
 
 #include "infra/base/assert.h"
 #include "infra/base/memory.h"
+#include "infra/wire/envelope.h"
 
 void group_table_init(struct group_table *table)
 {
@@ -12,8 +13,11 @@ void group_table_init(struct group_table *table)
 
 static void group_free(struct group *group)
 {
-    for (int32_t i = 0; i < group->size; i++)
+    for (int32_t i = 0; i < group->size; i++) {
         memory_free(group->samples[i].partial.offsets);
+        if (group->samples[i].message != NULL)
+            wire_free(&group->samples[i].message->base);
+    }
     memory_free(group->samples);
     memory_free(group);
 }
@@ -39,6 +43,7 @@ struct group *group_table_add(struct group_table *table, uint64_t order, uint64_
         table->capacity = capacity;
     }
     struct group *group = MEMORY_NEW(struct group);
+    group->table = table;
     group->id = order + 1;
     group->order = order;
     group->prompt_id = prompt_id;
@@ -46,6 +51,8 @@ struct group *group_table_add(struct group_table *table, uint64_t order, uint64_
     group->samples = MEMORY_ARRAY(struct sample, size);
     for (int32_t i = 0; i < size; i++)
         group->samples[i].oldest_version = -1;
+    group->sample_count[SAMPLE_FREE] = size;
+    table->sample_count[SAMPLE_FREE] += size;
     table->items[table->count++] = group;
     table->state_count[GROUP_LEASED]++;
     return group;
@@ -87,7 +94,16 @@ void group_table_move(struct group_table *table, struct group *group, enum group
     group->state = state;
 }
 
-void sample_move(struct sample *sample, enum sample_state state)
+void sample_restore(struct group *group, struct sample *sample, enum sample_state state)
+{
+    group->sample_count[sample->state]--;
+    group->table->sample_count[sample->state]--;
+    sample->state = state;
+    group->sample_count[state]++;
+    group->table->sample_count[state]++;
+}
+
+void sample_move(struct group *group, struct sample *sample, enum sample_state state)
 {
     static const bool allowed[SAMPLE_SCORED + 1][SAMPLE_SCORED + 1] = {
         [SAMPLE_FREE] = {[SAMPLE_LEASED] = true},
@@ -96,7 +112,7 @@ void sample_move(struct sample *sample, enum sample_state state)
         [SAMPLE_SCORING] = {[SAMPLE_ARRIVED] = true, [SAMPLE_SCORED] = true},
     };
     HONE_ASSERT(allowed[sample->state][state]);
-    sample->state = state;
+    sample_restore(group, sample, state);
 }
 
 void group_table_remove(struct group_table *table, struct group *group)
@@ -104,8 +120,12 @@ void group_table_remove(struct group_table *table, struct group *group)
     int32_t index = index_of(table, group->id);
     HONE_ASSERT(index >= 0 && table->items[index] == group);
     HONE_ASSERT(group->state == GROUP_TRAINED || group->state == GROUP_DROPPED);
-    for (int32_t i = 0; i < group->size; i++)
+    for (int32_t i = 0; i < group->size; i++) {
         id_map_remove(&table->by_trajectory, group->samples[i].trajectory_id);
+        table->message_bytes -= group->samples[i].message_bytes;
+    }
+    for (int k = 0; k <= SAMPLE_SCORED; k++)
+        table->sample_count[k] -= group->sample_count[k];
     table->state_count[group->state]--;
     table->count--;
     memmove(&table->items[index], &table->items[index + 1],
@@ -119,6 +139,26 @@ void group_table_hold(struct group_table *table, struct group *group, int32_t in
     HONE_ASSERT(index >= 0 && index < group->size);
     group->samples[index].trajectory_id = trajectory_id;
     id_map_set(&table->by_trajectory, trajectory_id, group->id);
+}
+
+void group_table_keep(struct group_table *table, struct sample *sample, Hone__Trajectory **message)
+{
+    size_t bytes = hone__trajectory__get_packed_size(*message);
+    if (sample->message != NULL || bytes > GROUP_MESSAGES_BYTES - table->message_bytes)
+        return;
+    table->message_bytes += bytes;
+    sample->message_bytes = bytes;
+    sample->message = *message;
+    *message = NULL;
+}
+
+Hone__Trajectory *group_table_take(struct group_table *table, struct sample *sample)
+{
+    Hone__Trajectory *message = sample->message;
+    table->message_bytes -= sample->message_bytes;
+    sample->message_bytes = 0;
+    sample->message = NULL;
+    return message;
 }
 
 struct sample *group_table_sample(const struct group_table *table, uint64_t trajectory_id,
@@ -137,10 +177,7 @@ struct sample *group_table_sample(const struct group_table *table, uint64_t traj
 
 bool group_all_scored(const struct group *group)
 {
-    for (int32_t i = 0; i < group->size; i++)
-        if (group->samples[i].state != SAMPLE_SCORED)
-            return false;
-    return true;
+    return group->sample_count[SAMPLE_SCORED] == group->size;
 }
 
 int32_t group_ok_count(const struct group *group)

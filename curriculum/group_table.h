@@ -24,6 +24,9 @@
  *
  *  T1  Only the moves above exist; any other is a bug (G1).
  *  T2  Groups are kept in dispatch order; id == order + 1.
+ *  T3  A sample may hold its trajectory as it arrived, so that asking for its reward and sending
+ * its batch reads no log: at most GROUP_MESSAGES_BYTES in all, and no later than its group. Nothing
+ *      but speed depends on it.
  *
  * The table owns its groups. Owned by one thread. */
 #ifndef HONE_CURRICULUM_GROUP_TABLE_H
@@ -34,6 +37,9 @@
 
 #include "infra/base/id_map.h"
 #include "infra/data/trajectory.h"
+#include "infra/wire/hone.pb-c.h"
+
+#define GROUP_MESSAGES_BYTES ((size_t)64 << 20)
 
 enum group_state { GROUP_LEASED, GROUP_SCORED, GROUP_BATCHED, GROUP_TRAINED, GROUP_DROPPED };
 
@@ -67,9 +73,14 @@ struct sample {
     int64_t oldest_version; /* from ARRIVED on; -1: no token was sampled */
     int32_t completion_tokens;
     struct sample_partial partial; /* until ARRIVED */
+    Hone__Trajectory *message;     /* T3; NULL: in the log alone */
+    size_t message_bytes;
 };
 
+struct group_table;
+
 struct group {
+    struct group_table *table; /* it is in */
     uint64_t id, prompt_id, order;
     enum group_state state;
     enum drop_reason reason; /* when DROPPED */
@@ -78,14 +89,17 @@ struct group {
     int32_t failures; /* leases past their deadline or given back since a sample last arrived */
     int64_t not_before_ms; /* monotonic: back-off after a failure; nothing is leased before */
     int32_t size;
-    struct sample *samples; /* [size] */
+    struct sample *samples;                  /* [size] */
+    int32_t sample_count[SAMPLE_SCORED + 1]; /* how many of them are in each state */
 };
 
 struct group_table {
     struct group **items; /* by order */
     int32_t count, capacity;
-    struct id_map by_trajectory;            /* -> group id */
-    int32_t state_count[GROUP_DROPPED + 1]; /* how many of the items are in each state */
+    struct id_map by_trajectory;             /* -> group id */
+    int32_t state_count[GROUP_DROPPED + 1];  /* how many of the items are in each state */
+    int32_t sample_count[SAMPLE_SCORED + 1]; /* the same of their samples */
+    size_t message_bytes;                    /* T3 */
 };
 
 void group_table_init(struct group_table *table);
@@ -97,11 +111,17 @@ struct group *group_table_find(const struct group_table *table, uint64_t id); /*
 /* T1. TRAINED and DROPPED groups stay valid until they are removed. */
 void group_table_move(struct group_table *table, struct group *group, enum group_state state);
 void group_table_remove(struct group_table *table, struct group *group); /* frees it */
-/* T1, for a sample. */
-void sample_move(struct sample *sample, enum sample_state state);
+/* T1, for a sample of the group. */
+void sample_move(struct group *group, struct sample *sample, enum sample_state state);
+/* Into any state: the moves up to it were made before the hub's process started. */
+void sample_restore(struct group *group, struct sample *sample, enum sample_state state);
 /* The sample holds this trajectory from now on. */
 void group_table_hold(struct group_table *table, struct group *group, int32_t index,
                       uint64_t trajectory_id);
+/* T3: takes the message over when there is room for it. */
+void group_table_keep(struct group_table *table, struct sample *sample, Hone__Trajectory **message);
+/* The message that a sample keeps, for the caller (wire_free); NULL: none. */
+Hone__Trajectory *group_table_take(struct group_table *table, struct sample *sample);
 /* Finds the sample that holds a trajectory; NULL: none in flight does. */
 struct sample *group_table_sample(const struct group_table *table, uint64_t trajectory_id,
                                   struct group **group);

@@ -16,7 +16,7 @@
 #ifndef HONE_CURRICULUM_HUB_H
 #define HONE_CURRICULUM_HUB_H
 
-#include "curriculum/curriculum_stage.h"
+#include "curriculum/curriculum_options.h"
 #include "curriculum/group_table.h"
 #include "curriculum/lease_table.h"
 #include "curriculum/outbox.h"
@@ -24,7 +24,10 @@
 #include "curriculum/prompt_order.h"
 #include "curriculum/reward_window.h"
 #include "infra/base/assert.h"
+#include "infra/base/clock.h"
 #include "infra/base/hash.h"
+#include "infra/store/run_log.h"
+#include "infra/telemetry/metrics.h"
 
 /* Bugs that the tests must find. The product has none of them: a second copy of this library, built
  * for the tests with HONE_PLANT_BUG, has them all, and planted_bug says which one is on. */
@@ -111,7 +114,8 @@ struct curriculum_stage {
     int64_t start_ms, formed_ms, progress_ms, stall_told_ms; /* monotonic */
     int64_t stalls;                                          /* since the last batch: told */
     int64_t stalled_ms;                                      /* and their time over the limit */
-    int64_t published_ms;                                    /* monotonic: the waiting file */
+    int64_t leases_expired_ms, scores_expired_ms; /* monotonic: when all were last looked through */
+    int64_t published_ms;                         /* monotonic: the waiting file */
     bool publish_failed;
     int32_t commit_failures; /* in a row; > 0: the hub waits for its disk (H3) */
     int64_t commit_retry_ms; /* monotonic */

@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "curriculum/dispatch.h"
-#include "curriculum/scoring.h"
 #include "curriculum/wait_chain.h"
 #include "infra/base/log.h"
 
@@ -59,13 +57,12 @@ static void add_counts(struct curriculum_stage *hub)
 int hub_report_batch(struct curriculum_stage *hub, const struct group *const *groups, int32_t count)
 {
     struct figures figures = {0};
-    int32_t waiting, asked;
+    const int32_t *samples = hub->groups.sample_count;
     int64_t now = clock_now_ms(hub->clock);
     for (int32_t i = 0; i < count; i++)
         add_group(&figures, groups[i], hub->batch_count - 1);
     double mean = ratio(figures.reward_sum, figures.ok);
     double variance = ratio(figures.reward_squares, figures.ok) - mean * mean;
-    scoring_count(hub, &waiting, &asked);
     metrics_begin(hub->metrics, hub->batch_count);
     metrics_add(hub->metrics, "reward/mean", mean);
     metrics_add(hub->metrics, "reward/std", variance > 0 ? sqrt(variance) : 0);
@@ -76,7 +73,7 @@ int hub_report_batch(struct curriculum_stage *hub, const struct group *const *gr
     metrics_add(hub->metrics, "time/batch_wait_s", (double)(now - hub->formed_ms) / 1000);
     metrics_add(hub->metrics, "queue/groups_leased", hub->groups.state_count[GROUP_LEASED]);
     metrics_add(hub->metrics, "queue/groups_scored", hub->groups.state_count[GROUP_SCORED]);
-    metrics_add(hub->metrics, "queue/unscored", waiting + asked);
+    metrics_add(hub->metrics, "queue/unscored", samples[SAMPLE_ARRIVED] + samples[SAMPLE_SCORING]);
     metrics_add(hub->metrics, "queue/leases", hub->leases.count);
     metrics_add(hub->metrics, "partial/reports", (double)hub->partial_reports);
     metrics_add(hub->metrics, "partial/resumed_tokens", (double)hub->resumed_tokens);
@@ -113,18 +110,16 @@ static void describe_peers(struct curriculum_stage *hub, Hone__Role role, struct
 
 void hub_describe_wait(struct curriculum_stage *hub, struct text *out)
 {
-    int32_t waiting, asked, leased = 0;
+    const int32_t *samples = hub->groups.sample_count;
     const int32_t *count = hub->groups.state_count;
-    scoring_count(hub, &waiting, &asked);
-    for (int32_t i = 0; i < hub->leases.count; i++)
-        leased += hub->leases.items[i].missing;
     if (hub->batch_count < hub->options.steps)
         text_printf(out, "batch %" PRId64 " has %d of %d groups; ", hub_next_batch(hub),
                     count[GROUP_SCORED], hub->options.prompts_per_step);
-    text_printf(out, "%d samples are with actors and %d wait for one", leased,
-                dispatch_free_samples(hub));
+    text_printf(out, "%d samples are with actors and %d wait for one", samples[SAMPLE_LEASED],
+                samples[SAMPLE_FREE]);
     describe_peers(hub, HONE__ROLE__ROLE_ACTOR, out);
-    text_printf(out, "; %d rewards are with scorers and %d wait for one", asked, waiting);
+    text_printf(out, "; %d rewards are with scorers and %d wait for one", samples[SAMPLE_SCORING],
+                samples[SAMPLE_ARRIVED]);
     describe_peers(hub, HONE__ROLE__ROLE_SCORER, out);
     if (hub->done_batch < hub->batch_count)
         text_printf(out, "; batch %" PRId64 " is with the learner", hub->done_batch + 1);

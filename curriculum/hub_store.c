@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "curriculum/partial.h"
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
 #include "infra/base/log.h"
@@ -113,14 +112,6 @@ void hub_store_state(struct curriculum_stage *hub)
     hub->state_changed = false;
 }
 
-void hub_store_trajectory(struct curriculum_stage *hub, const struct trajectory *trajectory)
-{
-    struct wire_trajectory wire;
-    wire_trajectory_build(&wire, trajectory);
-    put(hub, LOG_TRAJECTORIES, trajectory->id, &wire.message.base);
-    wire_trajectory_release(&wire);
-}
-
 static int read_record(struct run_log *log, enum log_keyspace keyspace, uint64_t id,
                        const ProtobufCMessageDescriptor *descriptor, ProtobufCMessage **message)
 {
@@ -134,14 +125,6 @@ static int read_record(struct run_log *log, enum log_keyspace keyspace, uint64_t
         rc = error_set(HONE_ECORRUPT, "%s %" PRIu64 " in the log: %s", descriptor->short_name, id,
                        error_message());
     text_release(&bytes);
-    return rc;
-}
-
-int hub_read_trajectory(struct run_log *log, uint64_t id, Hone__Trajectory **message)
-{
-    ProtobufCMessage *base;
-    int rc = read_record(log, LOG_TRAJECTORIES, id, &hone__trajectory__descriptor, &base);
-    *message = (Hone__Trajectory *)(void *)base;
     return rc;
 }
 
@@ -166,8 +149,26 @@ int hub_read_state(struct run_log *log, Hone__HubState **message)
     return rc;
 }
 
+/* groups: where it may be in memory; NULL: nowhere. */
+static int read_member(struct run_log *log, struct group_table *groups, uint64_t id,
+                       Hone__Trajectory **message)
+{
+    struct group *group;
+    struct sample *sample = groups != NULL ? group_table_sample(groups, id, &group) : NULL;
+    *message = sample != NULL ? group_table_take(groups, sample) : NULL;
+    if (*message == NULL)
+        return trajectory_log_get(log, id, message);
+    int rc = trajectory_log_add_reward(log, id, *message);
+    if (rc >= 0)
+        return 1;
+    wire_free(&(*message)->base);
+    *message = NULL;
+    return rc;
+}
+
 /* Appends a group's trajectories to the batch. */
-static int read_members(struct run_log *log, uint64_t group_id, Hone__Batch *batch)
+static int read_members(struct run_log *log, struct group_table *groups, uint64_t group_id,
+                        Hone__Batch *batch)
 {
     Hone__GroupRecord *group;
     int rc = hub_read_group(log, group_id, &group);
@@ -176,8 +177,8 @@ static int read_members(struct run_log *log, uint64_t group_id, Hone__Batch *bat
             memory_resize(batch->trajectories, batch->n_trajectories,
                           batch->n_trajectories + (size_t)group->size, sizeof(Hone__Trajectory *));
     for (size_t k = 0; rc > 0 && k < group->n_trajectory_ids; k++) {
-        rc = hub_read_trajectory(log, group->trajectory_ids[k],
-                                 &batch->trajectories[batch->n_trajectories]);
+        rc = read_member(log, groups, group->trajectory_ids[k],
+                         &batch->trajectories[batch->n_trajectories]);
         batch->n_trajectories += rc > 0;
     }
     if (group != NULL)
@@ -206,7 +207,8 @@ static int missing(struct run_log *log, int64_t number, uint64_t group_id)
                      number, group_id);
 }
 
-int hub_read_batch(struct run_log *log, int64_t number, struct logged_batch *batch)
+static int read_batch(struct run_log *log, struct group_table *groups, int64_t number,
+                      struct logged_batch *batch)
 {
     ProtobufCMessage *base;
     memset(batch, 0, sizeof *batch);
@@ -223,7 +225,7 @@ int hub_read_batch(struct run_log *log, int64_t number, struct logged_batch *bat
     if (record->weights_hash != NULL)
         snprintf(batch->weights_hash, sizeof batch->weights_hash, "%s", record->weights_hash);
     for (size_t i = 0; rc > 0 && i < record->n_group_ids; i++) {
-        rc = read_members(log, record->group_ids[i], &batch->message);
+        rc = read_members(log, groups, record->group_ids[i], &batch->message);
         if (rc == 0)
             rc = missing(log, number, record->group_ids[i]);
     }
@@ -231,6 +233,16 @@ int hub_read_batch(struct run_log *log, int64_t number, struct logged_batch *bat
     if (rc < 0)
         hub_release_batch(batch);
     return rc;
+}
+
+int hub_read_batch(struct run_log *log, int64_t number, struct logged_batch *batch)
+{
+    return read_batch(log, NULL, number, batch);
+}
+
+int hub_read_recent_batch(struct curriculum_stage *hub, int64_t number, struct logged_batch *batch)
+{
+    return read_batch(hub->log, &hub->groups, number, batch);
 }
 
 void hub_release_batch(struct logged_batch *batch)
@@ -275,11 +287,8 @@ static int delete_members(struct curriculum_stage *hub, uint64_t group_id)
     Hone__GroupRecord *group;
     int rc = hub_read_group(hub->log, group_id, &group);
     for (size_t i = 0; rc > 0 && i < group->n_trajectory_ids; i++) {
-        unsigned char key[8];
-        if (group->trajectory_ids[i] == 0)
-            continue; /* an abandoned group's */
-        run_log_key_u64(group->trajectory_ids[i], key);
-        run_log_delete(hub->log, LOG_TRAJECTORIES, key, sizeof key);
+        if (group->trajectory_ids[i] != 0) /* an abandoned group has holes */
+            trajectory_log_delete(hub->log, group->trajectory_ids[i]);
     }
     if (rc > 0)
         wire_free(&group->base);
@@ -315,227 +324,4 @@ void hub_trim(struct curriculum_stage *hub)
         hub->trimmed_batch++;
         hub->state_changed = true;
     }
-}
-
-/* ---- recovery ---- */
-
-static int corrupt(const char *what, uint64_t id, const char *why)
-{
-    return error_set(HONE_ECORRUPT, "%s %" PRIu64 " in the log: %s", what, id, why);
-}
-
-/* 1: there is a state; 0: the log is new. */
-static int recover_state(struct curriculum_stage *hub, int64_t *next_batch)
-{
-    Hone__HubState *record;
-    int rc = hub_read_state(hub->log, &record);
-    if (rc <= 0)
-        return rc;
-    hub->next_order = record->next_order;
-    hub->next_lease = record->next_lease;
-    hub->fence = record->fence;
-    hub->durable_batch = record->durable_batch;
-    hub->trimmed_batch = record->has_trimmed_batch ? record->trimmed_batch : 0;
-    *next_batch = record->next_batch;
-    wire_free(&record->base);
-    return rc;
-}
-
-static int recover_batch(void *context, const void *key, size_t key_bytes, const void *value,
-                         size_t value_bytes)
-{
-    struct curriculum_stage *hub = context;
-    ProtobufCMessage *base;
-    uint64_t number = key_bytes == 8 ? run_log_u64(key) : 0;
-    int rc = 0;
-    if (wire_unpack(&base, &hone__batch_record__descriptor, value, value_bytes) < 0)
-        return corrupt("batch", number, error_message());
-    const Hone__BatchRecord *record = (const Hone__BatchRecord *)(void *)base;
-    if (number != (uint64_t)hub_next_batch(hub) || record->number != (int64_t)number)
-        rc = corrupt("batch", number, "it is not the next one");
-    else if (record->n_group_ids != (size_t)hub->options.prompts_per_step)
-        rc = corrupt("batch", number, "it has another number of groups than the recipe");
-    if (rc == 0) {
-        struct batch_entry *batch = hub_add_batch(hub);
-        memcpy(batch->group_ids, record->group_ids, record->n_group_ids * sizeof(uint64_t));
-        if (record->has_done && record->done)
-            batch_move(batch, BATCH_TRAINED);
-        if (batch->state == BATCH_TRAINED && record->number <= hub->durable_batch)
-            batch_move(batch, BATCH_DURABLE);
-        if (record->weights_hash != NULL)
-            snprintf(batch->weights_hash, sizeof batch->weights_hash, "%s", record->weights_hash);
-        if (batch->state >= BATCH_TRAINED && hub->done_batch == record->number - 1)
-            hub->done_batch = record->number;
-    }
-    wire_free(base);
-    return rc;
-}
-
-static int recover_one_group(struct curriculum_stage *hub, const Hone__GroupRecord *record)
-{
-    if (record->group_id != record->order + 1 || record->order >= hub->next_order)
-        return corrupt("group", record->group_id, "it was never dispatched");
-    if (record->size != hub->options.group_size || record->n_trajectory_ids != (size_t)record->size)
-        return corrupt("group", record->group_id, "it has another size than the recipe");
-    if (record->prompt_id >= (uint64_t)hub->options.prompt_count)
-        return corrupt("group", record->group_id, "its prompt is not in the dataset");
-    if (record->state == HONE__GROUP_STATE__GROUP_DROPPED) {
-        int reason = record->reason != NULL ? drop_reason_find(record->reason) : -1;
-        if (reason < 0)
-            return corrupt("group", record->group_id, "it was dropped for no known reason");
-        hub->drops[reason]++;
-        hub->zero_drops += reason == DROP_ZERO_ADVANTAGE && record->batch == hub_next_batch(hub);
-        if (record->batch > hub->trimmed_batch)
-            hub_note_dropped(hub, record->group_id, record->batch);
-    }
-    if (record->state == HONE__GROUP_STATE__GROUP_DROPPED ||
-        record->state == HONE__GROUP_STATE__GROUP_TRAINED)
-        return 0;
-    struct group *group =
-        group_table_add(&hub->groups, record->order, record->prompt_id, record->size);
-    for (int32_t i = 0; i < group->size; i++)
-        if (record->trajectory_ids[i] != 0)
-            group_table_hold(&hub->groups, group, i, record->trajectory_ids[i]);
-    group->batch = record->has_batch ? record->batch : 0;
-    /* Out of the usual order: the moves up to this state were made before the restart. */
-    hub->groups.state_count[GROUP_LEASED]--;
-    group->state = (enum group_state)record->state;
-    hub->groups.state_count[group->state]++;
-    return 0;
-}
-
-static int recover_group(void *context, const void *key, size_t key_bytes, const void *value,
-                         size_t value_bytes)
-{
-    ProtobufCMessage *base;
-    uint64_t id = key_bytes == 8 ? run_log_u64(key) : 0;
-    if (wire_unpack(&base, &hone__group_record__descriptor, value, value_bytes) < 0)
-        return corrupt("group", id, error_message());
-    const Hone__GroupRecord *record = (const Hone__GroupRecord *)(void *)base;
-    int rc = record->group_id == id ? recover_one_group(context, record)
-                                    : corrupt("group", id, "it names another id");
-    wire_free(base);
-    return rc;
-}
-
-/* What the table keeps of a trajectory. */
-static int recover_sample(struct curriculum_stage *hub, const struct group *group,
-                          struct sample *sample)
-{
-    Hone__Trajectory *message;
-    struct trajectory trajectory;
-    int rc = hub_read_trajectory(hub->log, sample->trajectory_id, &message);
-    if (rc == 0)
-        rc = corrupt("trajectory", sample->trajectory_id, "its group has it, the log does not");
-    if (rc < 0)
-        return rc;
-    rc = wire_trajectory_read(message, &trajectory);
-    if (rc < 0) {
-        rc = corrupt("trajectory", sample->trajectory_id, error_message());
-    } else {
-        bool scored = trajectory.scored_ms != 0;
-        if (trajectory.group_id != group->id || (!scored && group->state != GROUP_LEASED))
-            rc = corrupt("trajectory", sample->trajectory_id, "it does not fit its group");
-        sample->state = scored ? SAMPLE_SCORED : SAMPLE_ARRIVED;
-        sample->status = trajectory.reward.status;
-        sample->total = trajectory.reward.total;
-        sample->oldest_version = trajectory_oldest_version(&trajectory);
-        sample->completion_tokens = trajectory_completion_tokens(&trajectory);
-        trajectory_release(&trajectory);
-    }
-    wire_free(&message->base);
-    return rc;
-}
-
-static int recover_samples(struct curriculum_stage *hub)
-{
-    for (int32_t i = 0; i < hub->groups.count; i++) {
-        struct group *group = hub->groups.items[i];
-        for (int32_t k = 0; k < group->size; k++) {
-            struct sample *sample = &group->samples[k];
-            int rc = 0;
-            if (sample->trajectory_id != 0)
-                rc = recover_sample(hub, group, sample);
-            else if (group->state != GROUP_LEASED)
-                rc = corrupt("group", group->id, "it is complete and lacks a trajectory");
-            if (rc < 0)
-                return rc;
-        }
-    }
-    return 0;
-}
-
-static int recover_lease(void *context, const void *key, size_t key_bytes, const void *value,
-                         size_t value_bytes)
-{
-    struct curriculum_stage *hub = context;
-    ProtobufCMessage *base;
-    uint64_t id = key_bytes == 8 ? run_log_u64(key) : 0;
-    if (wire_unpack(&base, &hone__lease_record__descriptor, value, value_bytes) < 0)
-        return corrupt("lease", id, error_message());
-    const Hone__LeaseRecord *record = (const Hone__LeaseRecord *)(void *)base;
-    struct group *group = group_table_find(&hub->groups, record->group_id);
-    const char *slash = strrchr(record->worker, '/');
-    int rc = 0;
-    if (record->lease_id != id || id >= hub->next_lease || group == NULL || slash == NULL ||
-        slash - record->worker >= WIRE_IDENTITY_MAX || record->sample_first < 0 ||
-        record->sample_count < 1 || record->sample_first > group->size - record->sample_count) {
-        rc = corrupt("lease", id, "it does not fit its group");
-        goto out;
-    }
-    struct lease lease = {.id = id,
-                          .fence = record->fence,
-                          .group_id = record->group_id,
-                          .first = record->sample_first,
-                          .count = record->sample_count,
-                          .min_version = 0,
-                          .deadline_ms = record->deadline_ms,
-                          .leased_ms = record->has_leased_ms
-                                           ? record->leased_ms
-                                           : record->deadline_ms - hub->options.lease_timeout_ms,
-                          .incarnation = strtoull(slash + 1, NULL, 16),
-                          .state = LEASE_OUT};
-    if (hub->options.staleness_max == 0)
-        lease.min_version = hub->batch_count;
-    memcpy(lease.worker.identity, record->worker, (size_t)(slash - record->worker));
-    for (int32_t i = lease.first; i < lease.first + lease.count; i++) {
-        if (group->samples[i].state != SAMPLE_FREE)
-            continue;
-        sample_move(&group->samples[i], SAMPLE_LEASED);
-        group->samples[i].lease_id = id;
-        lease.missing++;
-    }
-    if (lease.missing > 0)
-        lease_table_add(&hub->leases, &lease);
-    else
-        rc = corrupt("lease", id, "all of it has arrived");
-out:
-    wire_free(base);
-    return rc;
-}
-
-int hub_recover(struct curriculum_stage *hub)
-{
-    int64_t next_batch = 1;
-    int rc = recover_state(hub, &next_batch);
-    if (rc < 0)
-        return rc;
-    if ((rc = run_log_scan(hub->log, LOG_BATCHES, recover_batch, hub)) < 0)
-        return rc;
-    if (next_batch != hub_next_batch(hub) || hub->durable_batch > hub->done_batch)
-        return corrupt("the hub's batch", (uint64_t)next_batch, "the batches do not match it");
-    if ((rc = run_log_scan(hub->log, LOG_GROUPS, recover_group, hub)) < 0)
-        return rc;
-    if ((rc = recover_samples(hub)) < 0)
-        return rc;
-    if ((rc = partial_recover(hub)) < 0)
-        return rc;
-    if ((rc = run_log_scan(hub->log, LOG_LEASES, recover_lease, hub)) < 0)
-        return rc;
-    if (hub->next_order > 0)
-        log_info("continuing: %" PRId64 " batches formed, %" PRId64 " trained, %" PRId64
-                 " durable; %d groups in flight, %d leases out",
-                 hub->batch_count, hub->done_batch, hub->durable_batch, hub->groups.count,
-                 hub->leases.count);
-    return 0;
 }

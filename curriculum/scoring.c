@@ -9,36 +9,14 @@
 #include "infra/wire/codec.h"
 #include "infra/wire/envelope.h"
 
-#define CREDIT_MAX (1 << 20)
+#define CREDIT_MAX      (1 << 20)
+#define EXPIRE_EVERY_MS 500 /* looks through all samples */
 
 void scoring_on_credit(struct curriculum_stage *hub, struct peer *peer, int32_t count)
 {
     (void)hub;
     if (count > 0 && peer->credit < CREDIT_MAX)
         peer->credit += count < CREDIT_MAX ? count : CREDIT_MAX;
-}
-
-/* Writes the reward into the trajectory's record. */
-static int store_reward(struct curriculum_stage *hub, uint64_t trajectory_id,
-                        const struct reward *reward)
-{
-    Hone__Trajectory *message;
-    struct trajectory trajectory;
-    int rc = hub_read_trajectory(hub->log, trajectory_id, &message);
-    if (rc == 0)
-        return error_set(HONE_ECORRUPT, "trajectory %" PRIu64 " is no longer in the log",
-                         trajectory_id);
-    if (rc < 0)
-        return rc;
-    rc = wire_trajectory_read(message, &trajectory);
-    wire_free(&message->base);
-    if (rc < 0)
-        return rc;
-    trajectory.reward = *reward;
-    trajectory.scored_ms = clock_unix_ms(hub->clock);
-    hub_store_trajectory(hub, &trajectory);
-    trajectory_release(&trajectory);
-    return 0;
 }
 
 bool scoring_on_result(struct curriculum_stage *hub, struct peer *peer,
@@ -58,17 +36,13 @@ bool scoring_on_result(struct curriculum_stage *hub, struct peer *peer,
     if (failed && sample->attempt < hub->options.score_retries) {
         sample->attempt++;
         if (sample->state == SAMPLE_SCORING)
-            sample_move(sample, SAMPLE_ARRIVED);
+            sample_move(group, sample, SAMPLE_ARRIVED);
         log_debug("trajectory %" PRIu64 ": %s, scored again", message->trajectory_id,
                   reward_status_name(reward.status));
         return true;
     }
-    int rc = store_reward(hub, message->trajectory_id, &reward);
-    if (rc < 0) {
-        hub->write_error = rc;
-        return true;
-    }
-    sample_move(sample, SAMPLE_SCORED);
+    trajectory_log_put_reward(hub->log, message->trajectory_id, &reward, clock_unix_ms(hub->clock));
+    sample_move(group, sample, SAMPLE_SCORED);
     sample->status = reward.status;
     sample->total = reward.total;
     hub->statuses[reward.status]++;
@@ -84,19 +58,22 @@ void scoring_peer_lost(struct curriculum_stage *hub, const struct peer *peer)
         for (int32_t k = 0; k < group->size; k++)
             if (group->samples[k].state == SAMPLE_SCORING &&
                 group->samples[k].scorer == peer->serial)
-                sample_move(&group->samples[k], SAMPLE_ARRIVED);
+                sample_move(group, &group->samples[k], SAMPLE_ARRIVED);
     }
 }
 
 void scoring_expire(struct curriculum_stage *hub)
 {
     int64_t now = clock_now_ms(hub->clock);
+    if (now - hub->scores_expired_ms < EXPIRE_EVERY_MS)
+        return;
+    hub->scores_expired_ms = now;
     for (int32_t i = 0; i < hub->groups.count; i++) {
         struct group *group = hub->groups.items[i];
         for (int32_t k = 0; k < group->size && group->state == GROUP_LEASED; k++)
             if (group->samples[k].state == SAMPLE_SCORING &&
                 now - group->samples[k].asked_ms > hub->options.lease_timeout_ms)
-                sample_move(&group->samples[k], SAMPLE_ARRIVED);
+                sample_move(group, &group->samples[k], SAMPLE_ARRIVED);
     }
 }
 
@@ -106,8 +83,13 @@ static int send_request(struct curriculum_stage *hub, const struct peer *peer,
 {
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     Hone__ScoreRequest request = HONE__SCORE_REQUEST__INIT;
-    Hone__Trajectory *stored;
-    int rc = hub_read_trajectory(hub->log, sample->trajectory_id, &stored);
+    Hone__Trajectory *read = NULL;
+    const Hone__Trajectory *stored = sample->message;
+    int rc = 1;
+    if (stored == NULL) {
+        rc = trajectory_log_get_arrival(hub->log, sample->trajectory_id, &read);
+        stored = read;
+    }
     if (rc == 0)
         rc = error_set(HONE_ECORRUPT, "trajectory %" PRIu64 " is no longer in the log",
                        sample->trajectory_id);
@@ -125,7 +107,8 @@ static int send_request(struct curriculum_stage *hub, const struct peer *peer,
     envelope.kind = HONE__KIND__KIND_SCORE_REQUEST;
     envelope.score_request = &request;
     rc = wire_server_send(hub->server, &peer->wire, &envelope, NULL, 0) == 0;
-    wire_free(&stored->base);
+    if (read != NULL)
+        wire_free(&read->base);
     return rc;
 }
 
@@ -133,9 +116,10 @@ int scoring_send(struct curriculum_stage *hub)
 {
     for (int32_t i = 0; i < hub->peers.count; i++)
         hub->peers.items[i].blocked = false;
-    for (int32_t i = 0; i < hub->groups.count; i++) {
+    for (int32_t i = 0; i < hub->groups.count && hub->groups.sample_count[SAMPLE_ARRIVED] > 0;
+         i++) {
         struct group *group = hub->groups.items[i];
-        for (int32_t k = 0; k < group->size && group->state == GROUP_LEASED; k++) {
+        for (int32_t k = 0; k < group->size && group->sample_count[SAMPLE_ARRIVED] > 0; k++) {
             struct sample *sample = &group->samples[k];
             if (sample->state != SAMPLE_ARRIVED)
                 continue;
@@ -151,22 +135,10 @@ int scoring_send(struct curriculum_stage *hub)
                 continue;
             }
             peer->credit--;
-            sample_move(sample, SAMPLE_SCORING);
+            sample_move(group, sample, SAMPLE_SCORING);
             sample->scorer = peer->serial;
             sample->asked_ms = clock_now_ms(hub->clock);
         }
     }
     return 0;
-}
-
-void scoring_count(const struct curriculum_stage *hub, int32_t *waiting, int32_t *asked)
-{
-    *waiting = *asked = 0;
-    for (int32_t i = 0; i < hub->groups.count; i++) {
-        const struct group *group = hub->groups.items[i];
-        for (int32_t k = 0; k < group->size; k++) {
-            *waiting += group->samples[k].state == SAMPLE_ARRIVED;
-            *asked += group->samples[k].state == SAMPLE_SCORING;
-        }
-    }
 }

@@ -19,7 +19,4 @@ void scoring_peer_lost(struct curriculum_stage *hub, const struct peer *peer);
 /* Requests that were never answered are open again. */
 void scoring_expire(struct curriculum_stage *hub);
 int scoring_send(struct curriculum_stage *hub);
-/* Trajectories that wait for a scorer, and those that are with one. */
-void scoring_count(const struct curriculum_stage *hub, int32_t *waiting, int32_t *asked);
-
 #endif

@@ -139,7 +139,7 @@ static int send_batch(struct curriculum_stage *hub, const struct peer *peer, int
 {
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     struct logged_batch batch;
-    int rc = hub_read_batch(hub->log, number, &batch);
+    int rc = hub_read_recent_batch(hub, number, &batch);
     if (rc <= 0)
         return rc < 0 ? rc
                       : error_set(HONE_ECORRUPT, "batch %" PRId64 " is not in the log", number);

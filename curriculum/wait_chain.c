@@ -7,8 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "curriculum/dispatch.h"
-#include "curriculum/scoring.h"
 #include "curriculum/training.h"
 #include "infra/base/log.h"
 
@@ -223,20 +221,17 @@ static void add_workers(const struct curriculum_stage *hub, struct text *out)
 
 static void add_queues(const struct curriculum_stage *hub, struct text *out)
 {
-    int32_t waiting, asked, leased = 0;
+    const int32_t *samples = hub->groups.sample_count;
     const int32_t *count = hub->groups.state_count;
-    scoring_count(hub, &waiting, &asked);
-    for (int32_t i = 0; i < hub->leases.count; i++)
-        leased += hub->leases.items[i].missing;
     text_printf(out,
                 "  \"queues\": {\"groups_leased\": %d, \"groups_scored\": %d, \"groups_batched\": "
                 "%d, \"samples_free\": %d, \"samples_leased\": %d, \"rewards_to_ask\": %d, "
                 "\"rewards_asked\": %d, \"batches_to_train\": %" PRId64
                 ", \"batches_not_durable\": %" PRId64 ", \"acks\": %d}\n",
                 count[GROUP_LEASED], count[GROUP_SCORED], count[GROUP_BATCHED],
-                dispatch_free_samples(hub), leased, waiting, asked,
-                hub->batch_count - hub->done_batch, hub->done_batch - hub->durable_batch,
-                hub->outbox.count);
+                samples[SAMPLE_FREE], samples[SAMPLE_LEASED], samples[SAMPLE_ARRIVED],
+                samples[SAMPLE_SCORING], hub->batch_count - hub->done_batch,
+                hub->done_batch - hub->durable_batch, hub->outbox.count);
 }
 
 void wait_chain_json(const struct curriculum_stage *hub, struct text *out)

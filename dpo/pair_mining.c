@@ -5,7 +5,7 @@
 
 #include "infra/base/error.h"
 #include "infra/base/memory.h"
-#include "infra/store/run_log.h"
+#include "infra/store/trajectory_log.h"
 #include "infra/wire/codec.h"
 #include "infra/wire/envelope.h"
 
@@ -15,27 +15,21 @@ struct mining {
     struct preference_pairs *pairs;
     const struct pair_mining_options *options;
     struct run_log *log;
-    struct text value; /* of the trajectory being read */
 };
 
 /* Reads a trajectory that can take part: 1, 0 when it is missing or cannot, negative on an error.
  */
 static int read_candidate(struct mining *mining, uint64_t id, struct trajectory *trajectory)
 {
-    unsigned char key[KEY_BYTES];
-    ProtobufCMessage *message = NULL;
+    Hone__Trajectory *message;
 
     if (id == 0)
         return 0;
-    run_log_key_u64(id, key);
-    int rc = run_log_get(mining->log, LOG_TRAJECTORIES, key, sizeof key, &mining->value);
+    int rc = trajectory_log_get(mining->log, id, &message);
     if (rc <= 0)
         return rc;
-    rc = wire_unpack(&message, &hone__trajectory__descriptor, mining->value.data,
-                     mining->value.length);
-    if (rc == 0)
-        rc = wire_trajectory_read((const Hone__Trajectory *)message, trajectory);
-    wire_free(message);
+    rc = wire_trajectory_read(message, trajectory);
+    wire_free(&message->base);
     if (rc < 0)
         return error_prefix("trajectory %" PRIu64, id);
     if (trajectory->reward.status == REWARD_OK && trajectory->finish != FINISH_ABORT)
@@ -110,9 +104,7 @@ int pair_mining_read(struct preference_pairs *pairs, const char *log_directory,
     int rc = run_log_open(&mining.log, log_directory, true);
     if (rc < 0)
         return error_prefix("mining pairs");
-    text_init(&mining.value);
     rc = run_log_scan(mining.log, LOG_GROUPS, visit_group, &mining);
-    text_release(&mining.value);
     run_log_close(mining.log);
     return rc < 0 ? error_prefix("mining pairs from %s", log_directory) : 0;
 }

@@ -13,17 +13,27 @@
 #include "infra/base/memory.h"
 #include "infra/wire/endpoint.h"
 
-#define SLOTS         3 /* being written, newest, the one before */
-#define SLOTS_MAX     6 /* with slow readers and a slow recorder */
-#define HASHES_MAX    64
-#define QUEUE_MAX     (SLOTS_MAX + 1)
-#define POLL_MS       1000
-#define RECORDER_NICE 5 /* above the process's own */
+#define SLOTS        3 /* being written, newest, the one before */
+#define SLOTS_MAX    6 /* with slow readers and a slow recorder */
+#define HASHES_MAX   64
+#define QUEUE_MAX    (SLOTS_MAX + 1)
+#define POLL_MS      1000
+#define PATIENT_NICE 19                  /* a 68th of the share of a thread that trains */
+#define HURRIED_NICE 5                   /* above the process's own */
+#define RECORD_BYTES ((size_t)256 << 10) /* hashed at once, by one recorder or the other */
 
-/* What the recorder is to hash: a slot held for it. */
+/* What the recorders are to hash: a slot held for them. */
 struct record {
     int64_t version;
-    struct weight_slot *slot;
+    struct weight_slot *slot; /* NULL: none */
+};
+
+/* The version that is being hashed. The fields below `busy` are its holder's. */
+struct recording {
+    struct record record;
+    bool busy; /* a recorder is at work on it */
+    size_t at; /* bytes hashed */
+    struct hash_state state;
 };
 
 struct publisher {
@@ -44,8 +54,10 @@ struct publisher {
     struct snapshot queue[QUEUE_MAX];
     int queued;
     struct record records[QUEUE_MAX];
-    int recorded;   /* in the list */
-    bool recording; /* the recorder is at work on one */
+    int recorded; /* in the list */
+    struct recording recording;
+    int waiters; /* of publisher_wait */
+    pthread_cond_t to_record;
     struct weight_publish_report report;
     int channel_error;
     char channel_message[256];
@@ -57,8 +69,8 @@ struct publisher {
     /* how the caller wakes the channel thread */
     struct wire_server *bell;
     struct wire_client *ringer;
-    pthread_t channel_thread, record_thread;
-    bool has_channel_thread, has_record_thread;
+    pthread_t channel_thread, record_threads[2]; /* patient, hurried */
+    bool has_channel_thread, has_record_threads[2];
 };
 
 /* ---- snapshots ---- */
@@ -118,30 +130,73 @@ static void keep_hash(struct publisher *p, int64_t version, const struct hash *h
     p->hashes[at].version = version;
 }
 
-static void *record_main(void *context)
+/* Somebody waits for the hashes, or a newer version does: then idle time may not come by itself. */
+static bool is_hurried(const struct publisher *p)
 {
-    struct publisher *p = context;
-    /* Behind the other threads; nothing waits for it but a checkpoint. */
-    (void)setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + RECORDER_NICE);
-    pthread_mutex_lock(&p->mutex);
-    while (true) {
-        while (p->recorded == 0 && !p->stopping)
-            pthread_cond_wait(&p->changed, &p->mutex);
-        if (p->recorded == 0)
-            break;
-        struct record record = p->records[0];
+    return p->waiters > 0 || p->stopping || p->recorded > (p->recording.record.slot ? 0 : 1);
+}
+
+/* The next piece of the version in hand, or of the next one. Called and left with the mutex held.
+ */
+static void record_piece(struct publisher *p)
+{
+    struct recording *now = &p->recording;
+    if (!now->record.slot) {
+        now->record = p->records[0];
         memmove(p->records, p->records + 1, (size_t)--p->recorded * sizeof *p->records);
-        p->recording = true;
-        pthread_mutex_unlock(&p->mutex);
-        struct hash hash;
-        hash_sha256(weight_slot_memory(record.slot), p->value_bytes, &hash);
-        weight_slot_release(record.slot);
-        pthread_mutex_lock(&p->mutex);
-        keep_hash(p, record.version, &hash);
-        p->recording = false;
+        now->at = 0;
+        hash_begin(&now->state);
+    }
+    now->busy = true;
+    pthread_mutex_unlock(&p->mutex);
+    size_t left = p->value_bytes - now->at;
+    size_t bytes = left < RECORD_BYTES ? left : RECORD_BYTES;
+    struct hash hash;
+    hash_update(&now->state, (const char *)weight_slot_memory(now->record.slot) + now->at, bytes);
+    now->at += bytes;
+    bool whole = now->at == p->value_bytes;
+    if (whole) {
+        hash_end(&now->state, &hash);
+        weight_slot_release(now->record.slot);
+    }
+    pthread_mutex_lock(&p->mutex);
+    now->busy = false;
+    if (whole) {
+        keep_hash(p, now->record.version, &hash);
+        now->record.slot = NULL;
         pthread_cond_broadcast(&p->changed);
     }
+    pthread_cond_broadcast(&p->to_record);
+}
+
+static void record_while(struct publisher *p, bool patient)
+{
+    pthread_mutex_lock(&p->mutex);
+    while (!p->stopping || p->recorded > 0 || p->recording.record.slot) {
+        bool any = p->recorded > 0 || p->recording.record.slot;
+        if (any && !p->recording.busy && patient != is_hurried(p))
+            record_piece(p);
+        else
+            pthread_cond_wait(&p->to_record, &p->mutex);
+    }
+    pthread_cond_broadcast(&p->to_record);
     pthread_mutex_unlock(&p->mutex);
+}
+
+/* In time that hardly anybody else wants. A version in three slots can wait for that: until the
+ * next one is there, or until a checkpoint needs its hash. A thread may lower its priority and not
+ * raise it, so there are two. */
+static void *record_patiently(void *context)
+{
+    (void)setpriority(PRIO_PROCESS, 0, PATIENT_NICE);
+    record_while(context, true);
+    return NULL;
+}
+
+static void *record_hurriedly(void *context)
+{
+    (void)setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + HURRIED_NICE);
+    record_while(context, false);
     return NULL;
 }
 
@@ -229,11 +284,12 @@ static int start_threads(struct publisher *p, struct wire_context *context)
     if (rc < 0)
         return rc;
     p->has_channel_thread = pthread_create(&p->channel_thread, NULL, channel_main, p) == 0;
-    if (p->has_channel_thread && p->slots)
-        p->has_record_thread = pthread_create(&p->record_thread, NULL, record_main, p) == 0;
-    if (!p->has_channel_thread || (p->slots && !p->has_record_thread))
-        return error_set(HONE_ENOMEM, "no thread for publishing weights");
-    return 0;
+    void *(*const mains[])(void *) = {record_patiently, record_hurriedly};
+    bool all = p->has_channel_thread;
+    for (int i = 0; i < 2 && p->slots && all; i++)
+        all = p->has_record_threads[i] =
+            pthread_create(&p->record_threads[i], NULL, mains[i], p) == 0;
+    return all ? 0 : error_set(HONE_ENOMEM, "no thread for publishing weights");
 }
 
 static void open_slots(struct publisher *p)
@@ -260,6 +316,7 @@ int publisher_create(struct publisher **publisher, struct model *model,
     p->value_bytes = (size_t)model_parameter_count(model) * dtype_bytes(model_dtype(model));
     pthread_mutex_init(&p->mutex, NULL);
     pthread_cond_init(&p->changed, NULL);
+    pthread_cond_init(&p->to_record, NULL);
     for (int i = 0; i < HASHES_MAX; i++)
         p->hashes[i].version = -1;
     int rc =
@@ -283,12 +340,14 @@ static void stop_threads(struct publisher *p)
     pthread_mutex_lock(&p->mutex);
     p->stopping = true;
     pthread_cond_broadcast(&p->changed);
+    pthread_cond_broadcast(&p->to_record);
     pthread_mutex_unlock(&p->mutex);
     ring(p);
     if (p->has_channel_thread)
         pthread_join(p->channel_thread, NULL);
-    if (p->has_record_thread)
-        pthread_join(p->record_thread, NULL);
+    for (int i = 0; i < 2; i++)
+        if (p->has_record_threads[i])
+            pthread_join(p->record_threads[i], NULL);
 }
 
 void publisher_destroy(struct publisher *publisher)
@@ -306,6 +365,7 @@ void publisher_destroy(struct publisher *publisher)
     weight_slot_release(p->next);
     weight_slots_destroy(p->slots);
     pthread_cond_destroy(&p->changed);
+    pthread_cond_destroy(&p->to_record);
     pthread_mutex_destroy(&p->mutex);
     memory_free(p);
 }
@@ -350,7 +410,8 @@ static int prepare_next(struct publisher *p)
 static void hand_over(struct publisher *p, struct snapshot *snapshot)
 {
     struct hash hash;
-    if (!p->has_record_thread) {
+    bool recorders = p->has_record_threads[0];
+    if (!recorders) {
         hash_sha256(snapshot->data, snapshot->bytes, &hash);
         pthread_mutex_lock(&p->mutex);
         keep_hash(p, snapshot->version, &hash);
@@ -361,14 +422,15 @@ static void hand_over(struct publisher *p, struct snapshot *snapshot)
         p->report = *weight_publisher_report(p->channel);
         return;
     }
-    if (p->has_record_thread)
+    if (recorders)
         weight_slot_hold(snapshot->slot);
     pthread_mutex_lock(&p->mutex);
     while (p->queued == QUEUE_MAX || p->recorded == QUEUE_MAX)
         pthread_cond_wait(&p->changed, &p->mutex);
-    if (p->has_record_thread)
+    if (recorders)
         p->records[p->recorded++] =
             (struct record){.version = snapshot->version, .slot = snapshot->slot};
+    pthread_cond_broadcast(&p->to_record);
     p->queue[p->queued++] = *snapshot;
     pthread_cond_broadcast(&p->changed);
     pthread_mutex_unlock(&p->mutex);
@@ -432,8 +494,11 @@ bool publisher_hash(struct publisher *publisher, int64_t version, char hex[HASH_
 void publisher_wait(struct publisher *publisher)
 {
     pthread_mutex_lock(&publisher->mutex);
-    while (publisher->recorded > 0 || publisher->recording)
+    publisher->waiters++;
+    pthread_cond_broadcast(&publisher->to_record);
+    while (publisher->recorded > 0 || publisher->recording.record.slot)
         pthread_cond_wait(&publisher->changed, &publisher->mutex);
+    publisher->waiters--;
     pthread_mutex_unlock(&publisher->mutex);
 }
 

@@ -4,11 +4,13 @@
  * Who owns what. The trainer writes every version into a slot of shared memory (model_move), so
  * publishing copies nothing: publisher_publish marks the slot as finished, hands it to the
  * publisher and gives the trainer the next one. A finished slot is never written again while the
- * channel, the recorder or a reader holds it. With `threaded`:
+ * channel, a recorder or a reader holds it. With `threaded`:
  *  - the caller's thread owns the model and calls everything here;
  *  - the channel thread owns the weight channel's socket: checksums, deltas and chunks are its
  * work;
- *  - the recorder thread, at low priority, makes the SHA-256 of each version, in order.
+ *  - two recorder threads make the SHA-256 of each version, in order, a piece at a time: one at the
+ *    lowest priority, and instead of it one with more when somebody waits for a hash or the next
+ *    version is there already: at most one version lags behind for want of a core.
  * Without, both are done by the caller inside publisher_publish and publisher_tick, in an order
  * that depends on nothing (simulators). The caller waits for the threads in one case: when they
  * lag behind by so many versions that they hold every slot.
@@ -42,7 +44,7 @@ struct wire_server *publisher_socket(struct publisher *publisher);
 const char *publisher_endpoint(const struct publisher *publisher);
 /* model_hash of a version; false when it is not known (yet). The latest 64 are kept. */
 bool publisher_hash(struct publisher *publisher, int64_t version, char hex[HASH_HEX_SIZE]);
-/* Waits for the recorder to reach the newest version. */
+/* Waits for the recorders to reach the newest version. */
 void publisher_wait(struct publisher *publisher);
 
 struct publisher_report {

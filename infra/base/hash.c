@@ -1,41 +1,65 @@
 #include "infra/base/hash.h"
 
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
 #include <pthread.h>
-#include <sodium.h>
 #include <string.h>
 
 /* The header carries the whole implementation: the state has a size, and no library is loaded. */
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-_Static_assert(sizeof(struct hash_state) >= sizeof(crypto_hash_sha256_state), "state fits");
-_Static_assert(HASH_BYTES == crypto_hash_sha256_BYTES, "SHA-256 digest size");
+#include "infra/base/assert.h"
 
 #define CRC32C_POLYNOMIAL 0x82F63B78u /* 0x1EDC6F41 reflected */
 
+static EVP_MD *sha256;
+static pthread_once_t sha256_once = PTHREAD_ONCE_INIT;
+
+/* Found once: looking an algorithm up takes longer than hashing a record. No configuration file of
+ * the machine is read, and nothing runs at exit, when other threads may still hash. */
+static void sha256_fetch(void)
+{
+    OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ATEXIT, NULL);
+    sha256 = EVP_MD_fetch(NULL, "SHA2-256", NULL);
+    HONE_ASSERT(sha256 != NULL && EVP_MD_get_size(sha256) == HASH_BYTES);
+}
+
+/* libcrypto's digests fail in one case, memory running out, which ends the process as everywhere in
+ * set-up code (infra/base/memory.h). */
 void hash_begin(struct hash_state *state)
 {
-    crypto_hash_sha256_init((crypto_hash_sha256_state *)(void *)state->opaque);
+    pthread_once(&sha256_once, sha256_fetch);
+    state->context = EVP_MD_CTX_new();
+    HONE_ASSERT(state->context != NULL && EVP_DigestInit_ex2(state->context, sha256, NULL) == 1);
 }
 
 void hash_update(struct hash_state *state, const void *data, size_t bytes)
 {
-    crypto_hash_sha256_update((crypto_hash_sha256_state *)(void *)state->opaque, data, bytes);
+    HONE_ASSERT(EVP_DigestUpdate(state->context, data, bytes) == 1);
 }
 
 void hash_end(struct hash_state *state, struct hash *hash)
 {
-    crypto_hash_sha256_final((crypto_hash_sha256_state *)(void *)state->opaque, hash->bytes);
+    HONE_ASSERT(EVP_DigestFinal_ex(state->context, hash->bytes, NULL) == 1);
+    EVP_MD_CTX_free(state->context);
+    state->context = NULL;
 }
 
 void hash_sha256(const void *data, size_t bytes, struct hash *hash)
 {
-    crypto_hash_sha256(hash->bytes, data, bytes);
+    pthread_once(&sha256_once, sha256_fetch);
+    HONE_ASSERT(EVP_Digest(data, bytes, hash->bytes, NULL, sha256, NULL) == 1);
 }
 
 void hash_hex(const struct hash *hash, char hex[HASH_HEX_SIZE])
 {
-    sodium_bin2hex(hex, HASH_HEX_SIZE, hash->bytes, HASH_BYTES);
+    static const char digits[] = "0123456789abcdef";
+    for (int i = 0; i < HASH_BYTES; i++) {
+        hex[2 * i] = digits[hash->bytes[i] >> 4];
+        hex[2 * i + 1] = digits[hash->bytes[i] & 15];
+    }
+    hex[2 * HASH_BYTES] = '\0';
 }
 
 _Static_assert(sizeof(XXH3_state_t) <= sizeof(struct checksum_state), "room for the state");

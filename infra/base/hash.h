@@ -12,9 +12,10 @@ struct hash {
     unsigned char bytes[HASH_BYTES];
 };
 
-/* Incremental SHA-256 (libsodium). */
+/* SHA-256 (libcrypto: the CPU's own instructions where it has them), any thread. A begun state must
+ * be ended: it holds memory. */
 struct hash_state {
-    _Alignas(16) unsigned char opaque[128];
+    void *context;
 };
 void hash_begin(struct hash_state *state);
 void hash_update(struct hash_state *state, const void *data, size_t bytes);

@@ -2,7 +2,7 @@
 # Works offline when nothing is missing. Names are the same on Debian 12 and 13, Ubuntu 22.04 and 24.04.
 
 hone_build_packages="gcc libc6-dev cmake ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev
-    libzmq3-dev librocksdb-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libsodium-dev
+    libzmq3-dev librocksdb-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libssl-dev
     libxxhash-dev libzstd-dev"
 hone_test_packages="libcmocka-dev clang-format python3"
 

@@ -29,7 +29,7 @@ struct log_store_table {
     int (*open)(struct log_store *store); /* HONE_ENOSPC: too full to open; later, again */
     void (*close)(struct log_store *store);
     int (*write)(struct log_store *store, const struct log_change *changes, size_t count);
-    /* 1 found (value replaced), 0 not there. */
+    /* 1 found (value replaced; NULL: not wanted), 0 not there. */
     int (*get)(struct log_store *store, uint32_t keyspace, const void *key, size_t key_bytes,
                struct text *value);
     int (*scan)(struct log_store *store, uint32_t keyspace, run_log_visit visit, void *context);

@@ -20,6 +20,9 @@
 #define WRITE_BUFFERS_BYTES ((size_t)16 << 20) /* of all keyspaces together */
 #define WAL_BYTES           ((uint64_t)16 << 20)
 #define CACHE_BYTES         ((size_t)8 << 20)
+#define FILTER_BITS         10 /* a key; of keys that are not there, 1 % look as if they were */
+/* Values from this size on lie in files of their own, which compaction leaves alone. */
+#define BLOB_BYTES 1024
 /* Reopening writes what the WAL holds into tables, so it may need as much room as the buffers. */
 #define BALLAST_BYTES     ((int64_t)24 << 20)
 #define READ_ONLY_TRIES   5 /* a live writer may retire a file while it is read */
@@ -31,7 +34,7 @@
 static const char *const family_names[STORE_KEYSPACES] = {
     [LOG_PROMPTS] = "prompts",   [LOG_LEASES] = "leases",   [LOG_TRAJECTORIES] = "trajectories",
     [LOG_GROUPS] = "groups",     [LOG_BATCHES] = "batches", [LOG_META] = "meta",
-    [LOG_PARTIALS] = "partials", [LOG_COMMITS] = "default",
+    [LOG_PARTIALS] = "partials", [LOG_REWARDS] = "rewards", [LOG_COMMITS] = "default",
 };
 
 struct rocks_store {
@@ -39,6 +42,7 @@ struct rocks_store {
     char directory[HONE_PATH_MAX];
     bool read_only;
     rocksdb_t *db; /* NULL while closed */
+    /* NULL: a log that is only read was written before there was such a keyspace. */
     rocksdb_column_family_handle_t *families[STORE_KEYSPACES];
     rocksdb_options_t *options;
     rocksdb_block_based_table_options_t *tables;
@@ -90,6 +94,19 @@ static int store_error(struct rocks_store *store, const char *doing, char *messa
 
 /* ---- opening ---- */
 
+/* Ids are looked up that are mostly not there (has this trajectory come before?), so each table has
+ * a filter. Filters and indices live in the cache: a log of many tables takes no more memory. */
+static void make_tables(struct rocks_store *store)
+{
+    store->cache = rocksdb_cache_create_lru(CACHE_BYTES);
+    store->tables = rocksdb_block_based_options_create();
+    rocksdb_block_based_options_set_block_cache(store->tables, store->cache);
+    rocksdb_block_based_options_set_cache_index_and_filter_blocks(store->tables, 1);
+    rocksdb_block_based_options_set_filter_policy(
+        store->tables, rocksdb_filterpolicy_create_bloom_full(FILTER_BITS)); /* owned from here */
+    rocksdb_options_set_block_based_table_factory(store->options, store->tables);
+}
+
 static void make_options(struct rocks_store *store)
 {
     rocksdb_env_t *env = rocksdb_create_default_env();
@@ -116,11 +133,12 @@ static void make_options(struct rocks_store *store)
     rocksdb_options_set_stats_dump_period_sec(options, 0);
     rocksdb_options_set_stats_persist_period_sec(options, 0);
     rocksdb_options_set_keep_log_file_num(options, 2);
-    store->cache = rocksdb_cache_create_lru(CACHE_BYTES);
-    store->tables = rocksdb_block_based_options_create();
-    rocksdb_block_based_options_set_block_cache(store->tables, store->cache);
-    rocksdb_options_set_block_based_table_factory(options, store->tables);
+#ifdef HONE_ROCKSDB_BLOBS
+    rocksdb_options_set_enable_blob_files(options, 1);
+    rocksdb_options_set_min_blob_size(options, BLOB_BYTES);
+#endif
     store->options = options;
+    make_tables(store);
     store->write_options = rocksdb_writeoptions_create();
     rocksdb_writeoptions_set_sync(store->write_options, !fault_breaks("log.sync"));
     store->read_options = rocksdb_readoptions_create();
@@ -132,10 +150,43 @@ static void rocks_close(struct log_store *base)
     struct rocks_store *store = rocks(base);
     if (!store->db)
         return;
-    for (int i = 0; i < STORE_KEYSPACES; i++)
-        rocksdb_column_family_handle_destroy(store->families[i]);
+    for (int i = 0; i < STORE_KEYSPACES; i++) {
+        if (store->families[i])
+            rocksdb_column_family_handle_destroy(store->families[i]);
+        store->families[i] = NULL;
+    }
     rocksdb_close(store->db);
     store->db = NULL;
+}
+
+/* What a log holds is read, whichever keyspaces there were when it was written. */
+static char *try_open_read_only(struct rocks_store *store)
+{
+    const rocksdb_options_t *options[STORE_KEYSPACES];
+    const char *names[STORE_KEYSPACES];
+    rocksdb_column_family_handle_t *handles[STORE_KEYSPACES];
+    int keyspaces[STORE_KEYSPACES], count = 0;
+    size_t there;
+    char *message = NULL;
+    char **found = rocksdb_list_column_families(store->options, store->directory, &there, &message);
+    if (message)
+        return message;
+    for (int i = 0; i < STORE_KEYSPACES; i++) {
+        bool exists = false;
+        for (size_t k = 0; k < there; k++)
+            exists = exists || strcmp(found[k], family_names[i]) == 0;
+        if (!exists)
+            continue;
+        keyspaces[count] = i;
+        names[count] = family_names[i];
+        options[count++] = store->options;
+    }
+    rocksdb_list_column_families_destroy(found, there);
+    store->db = rocksdb_open_for_read_only_column_families(store->options, store->directory, count,
+                                                           names, options, handles, 0, &message);
+    for (int i = 0; store->db && i < count; i++)
+        store->families[keyspaces[i]] = handles[i];
+    return message;
 }
 
 static char *try_open(struct rocks_store *store)
@@ -145,9 +196,7 @@ static char *try_open(struct rocks_store *store)
     for (int i = 0; i < STORE_KEYSPACES; i++)
         options[i] = store->options;
     if (store->read_only)
-        store->db = rocksdb_open_for_read_only_column_families(
-            store->options, store->directory, STORE_KEYSPACES, family_names, options,
-            store->families, 0, &message);
+        message = try_open_read_only(store);
     else
         store->db = rocksdb_open_column_families(store->options, store->directory, STORE_KEYSPACES,
                                                  family_names, options, store->families, &message);
@@ -243,16 +292,20 @@ static int rocks_get(struct log_store *base, uint32_t keyspace, const void *key,
 {
     struct rocks_store *store = rocks(base);
     char *message = NULL;
+    if (!store->families[keyspace])
+        return 0;
     rocksdb_pinnableslice_t *slice = rocksdb_get_pinned_cf(
         store->db, store->read_options, store->families[keyspace], key, key_bytes, &message);
     if (message)
         return store_error(store, "read", message);
     if (!slice)
         return 0;
-    size_t bytes;
-    const char *data = rocksdb_pinnableslice_value(slice, &bytes);
-    text_clear(value);
-    text_append_bytes(value, data, bytes);
+    if (value) {
+        size_t bytes;
+        const char *data = rocksdb_pinnableslice_value(slice, &bytes);
+        text_clear(value);
+        text_append_bytes(value, data, bytes);
+    }
     rocksdb_pinnableslice_destroy(slice);
     return 1;
 }
@@ -262,6 +315,8 @@ static int rocks_scan(struct log_store *base, uint32_t keyspace, run_log_visit v
     struct rocks_store *store = rocks(base);
     char *message = NULL;
     int rc = 0;
+    if (!store->families[keyspace])
+        return 0;
     rocksdb_iterator_t *iterator =
         rocksdb_create_iterator_cf(store->db, store->read_options, store->families[keyspace]);
     rocksdb_iter_seek_to_first(iterator);

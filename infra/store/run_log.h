@@ -26,6 +26,7 @@ enum log_keyspace {
     LOG_BATCHES,      /* batch number -> BatchRecord */
     LOG_META,         /* "hub" -> HubState, "chain", ... */
     LOG_PARTIALS,     /* group_id, sample, offset -> Trajectory: a piece of a rollout in progress */
+    LOG_REWARDS,      /* trajectory id -> RewardRecord */
     LOG_KEYSPACE_COUNT
 };
 
@@ -43,7 +44,8 @@ void run_log_delete(struct run_log *log, enum log_keyspace keyspace, const void 
 bool run_log_has_staged(const struct run_log *log);
 int run_log_commit(struct run_log *log);
 
-/* Committed values only. 1 found (value replaced), 0 not found, negative on error. */
+/* Committed values only. 1 found (value replaced; NULL: only whether it is there), 0 not found,
+ * negative on error. */
 int run_log_get(struct run_log *log, enum log_keyspace keyspace, const void *key, size_t key_bytes,
                 struct text *value);
 /* Calls visit in key order; a non-zero return stops the scan and is returned. */

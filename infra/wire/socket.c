@@ -608,6 +608,14 @@ int wire_client_receive(struct wire_client *client, struct wire_message *message
     return 0;
 }
 
+int wire_client_descriptor(const struct wire_client *client)
+{
+    int descriptor;
+    size_t bytes = sizeof descriptor;
+    HONE_ASSERT(zmq_getsockopt(client->link.socket, ZMQ_FD, &descriptor, &bytes) == 0);
+    return descriptor;
+}
+
 void wire_message_release(struct wire_message *message)
 {
     if (message->envelope)

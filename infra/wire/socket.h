@@ -84,6 +84,9 @@ int wire_client_receive(struct wire_client *client, struct wire_message *message
  * tries again later. */
 int wire_client_send(struct wire_client *client, Hone__Envelope *envelope, const void *payload,
                      size_t payload_bytes);
+/* Readable when something may have come: for who waits on more clients than wire_poll takes. After
+ * a send it need not be; then, and until nothing comes any more, ask wire_client_receive. */
+int wire_client_descriptor(const struct wire_client *client);
 
 void wire_message_release(struct wire_message *message);
 

@@ -10,6 +10,7 @@
 #include "curriculum/audit.h"
 #include "infra/base/error.h"
 #include "infra/base/log.h"
+#include "infra/store/trajectory_log.h"
 #include "infra/wire/codec.h"
 #include "infra/wire/envelope.h"
 #include "tests/curriculum/world.h"
@@ -205,13 +206,20 @@ static void test_a_reward_vanishes(void **state)
     (void)state;
     Hone__GroupRecord *member = group(1);
     uint64_t id = member->trajectory_ids[0];
-    Hone__Trajectory *record =
-        (Hone__Trajectory *)(void *)get(LOG_TRAJECTORIES, id, &hone__trajectory__descriptor);
-    record->has_scored_ms = 0;
-    record->scored_ms = 0;
+    unsigned char key[8];
+    run_log_key_u64(id, key);
+    run_log_delete(world.log, LOG_REWARDS, key, sizeof key);
     wire_free(&member->base);
-    put(LOG_TRAJECTORIES, id, &record->base);
     expect_violation("group 1: G8");
+}
+
+/* Of a trajectory that is not there. */
+static void test_a_reward_appears(void **state)
+{
+    (void)state;
+    struct reward reward = {.status = REWARD_OK, .total = 1};
+    trajectory_log_put_reward(world.log, 12345, &reward, 1);
+    expect_violation("G8: the log has");
 }
 
 static void test_garbage(void **state)
@@ -240,6 +248,7 @@ int main(void)
         TEST(test_a_trajectory_vanishes),
         TEST(test_a_trajectory_appears),
         TEST(test_a_reward_vanishes),
+        TEST(test_a_reward_appears),
         TEST(test_garbage),
     };
     log_set_level(LOG_LEVEL_ERROR);

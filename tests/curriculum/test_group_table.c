@@ -10,7 +10,7 @@
 
 static void score(struct group *group, int32_t index, enum reward_status status, float total)
 {
-    group->samples[index].state = SAMPLE_SCORED;
+    sample_restore(group, &group->samples[index], SAMPLE_SCORED);
     group->samples[index].status = status;
     group->samples[index].total = total;
 }

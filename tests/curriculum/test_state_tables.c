@@ -57,7 +57,7 @@ static void move_group(int from, int to, int variant)
     group_table_init(&table);
     struct group *group = group_table_add(&table, 0, 0, 1);
     if (variant % 2 == 0)
-        group->samples[0].state = SAMPLE_SCORED;
+        sample_restore(group, &group->samples[0], SAMPLE_SCORED);
     group->reason = variant >= 2 ? DROP_ABANDONED : DROP_STALE;
     group->state = (enum group_state)from;
     group_table_move(&table, group, (enum group_state)to);
@@ -80,10 +80,14 @@ static void test_groups(void **state)
 
 static void move_sample(int from, int to, int variant)
 {
-    struct sample sample = {.state = (enum sample_state)from};
+    struct group_table table;
     (void)variant;
-    sample_move(&sample, (enum sample_state)to);
-    if (sample.state != (enum sample_state)to)
+    group_table_init(&table);
+    struct group *group = group_table_add(&table, 0, 0, 1);
+    sample_restore(group, &group->samples[0], (enum sample_state)from);
+    sample_move(group, &group->samples[0], (enum sample_state)to);
+    if (group->samples[0].state != (enum sample_state)to || group->sample_count[to] != 1 ||
+        table.sample_count[to] != 1 || group->sample_count[from] != 0)
         _exit(4);
 }
 

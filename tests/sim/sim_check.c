@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "curriculum/hub_store.h"
+#include "curriculum/recovery.h"
 #include "infra/base/error.h"
 #include "infra/base/memory.h"
 #include "infra/wire/envelope.h"
@@ -275,7 +276,7 @@ void sim_check_acked(struct world *world)
 {
     for (int64_t i = 0; i < world->acked_count; i++) {
         Hone__Trajectory *message;
-        int rc = hub_read_trajectory(world->log, world->acked[i], &message);
+        int rc = trajectory_log_get(world->log, world->acked[i], &message);
         REQUIRE(rc > 0, "P1: trajectory %llu was acknowledged and is not in the log",
                 (unsigned long long)world->acked[i]);
         wire_free(&message->base);

@@ -303,8 +303,10 @@ static int disk_get(struct log_store *store, uint32_t keyspace, const void *key,
     const struct record *record = find(&disk->keyspaces[keyspace], key, key_bytes);
     if (record == NULL)
         return 0;
-    text_clear(value);
-    text_append_bytes(value, record->value, record->value_bytes);
+    if (value != NULL) {
+        text_clear(value);
+        text_append_bytes(value, record->value, record->value_bytes);
+    }
     return 1;
 }
 

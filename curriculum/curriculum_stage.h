@@ -48,6 +48,7 @@ struct curriculum_options {
     int64_t keep_batches;  /* the newest keep_batches of them */
     int64_t stall_ms;      /* a stall this long prints who waits for whom; 0 never */
     const char *waiting_path; /* file that says who waits for whom; NULL: none */
+    struct metrics *workers;  /* where each worker's time goes; NULL: not written */
 };
 
 struct curriculum_stage;

@@ -20,6 +20,9 @@ bubble (reference formula: ideal on the same devices = T_sync D / sum of work = 
 the price that a token had in steps with every slot in use; the learner's is the time it trained and published. What is left of the
 wall time, idle slots above all, is the bubble.
 
+Balance: training a token is several times the work of generating one, so a judge looks at a share of the completions only and the
+others are not trained on (sparse_judge.py); the share is calibrated by two short runs for each length distribution.
+
 OUT gets a directory for each run, table.txt and results.json. A run that is there and complete is not made again.
 """
 import argparse
@@ -110,25 +113,25 @@ rl:
   optimizer:
     learning_rate: {learning_rate}
     warmup_steps: 3
-  micro_batch_tokens: 4096
+  micro_batch_tokens: 1024
   checkpoint_steps: {steps}
   actor:
     slots: {slots}
     prefill_chunk_tokens: 256
 reward:
   parts:
-    - verifier: exact
+    - name: exact
+      {verifier}
       weight: 1.0
 eval:
   enabled: false
 """
 
-# The balance: a slot more makes a token cheaper to generate and leaves its training as it is, so the number of slots sets the ratio
-# of the actor's work to the learner's.
 CASES = {
-    "uniform": {"lengths": "uniform", "slots": 32, "prompts": 16, "group": 8},
-    "long": {"lengths": "long", "slots": 32, "prompts": 16, "group": 8},
+    "uniform": {"lengths": "uniform", "slots": 64, "prompts": 16, "group": 24},
+    "long": {"lengths": "long", "slots": 64, "prompts": 16, "group": 24},
 }
+STALENESS_CASE = {"lengths": "uniform", "slots": 32, "prompts": 16, "group": 8, "share": None}
 MODES = {
     "async": {"staleness": 4},
     "sync_pools": {"staleness": 0},
@@ -177,6 +180,27 @@ def placement(mode, cores, sync_actors):
             "learner_threads": 1, "both": both}
 
 
+def verifier(args, share, seed):
+    """Every completion is judged, or a share of them."""
+    if share is None:
+        return "verifier: exact"
+    judge = os.path.join(args.repository, "tests/load/sparse_judge.py")
+    return "verifier: command\n      command: [%s, -B, %s, \"%.6f\", \"%d\"]" % (sys.executable, judge, share, seed)
+
+
+def calibrate(args, table, case):
+    """The share of completions to judge with which the learner's work is the actor's: what a completion costs each of them is
+    measured in a short synchronous run."""
+    share = 0.25
+    for attempt in (1, 2):
+        measured = run(args, "calibration-%s-%d" % (case, attempt), case, "sync_pools", 1, share=share, steps=args.calibration_steps)
+        actor = measured["generate_work_s"] + measured["pools"]["actor"]["time/exchange_s"]
+        table.say("%s: %.4f of the completions judged: the learner's work is %.3f of the actor's" %
+                  (case, share, measured["train_work_s"] / actor))
+        share = min(1.0, max(0.1, share * actor / measured["train_work_s"]))
+    return share
+
+
 def run(args, name, case, mode, seed, **more):
     """One run, unless it is there; returns what was measured of it."""
     directory = os.path.join(args.out, "runs", name)
@@ -189,6 +213,7 @@ def run(args, name, case, mode, seed, **more):
                 "completion_tokens": 224, "correction": "behavior_ratio", "learning_rate": args.learning_rate}
     settings.update(CASES[case], **MODES[mode], **placement(mode, args.cores, args.sync_actors))
     settings.update(more)
+    settings["verifier"] = verifier(args, settings["share"], seed)
     if mode == "sync_all":
         settings["slots"] //= settings["actors"]
     recipe = directory + ".yaml"
@@ -337,11 +362,13 @@ def compare(table, name, fast, slow, least, what, bubbles=None):
 def part_abc(args, table, results):
     runs = {}
     for case, modes in (("uniform", ("async", "sync_pools", "sync_all")), ("long", ("async", "sync_all"))):
+        share = calibrate(args, table, case)
         for mode in modes:
             runs[case, mode] = []
         for seed in range(1, args.seeds + 1):
             for mode in modes:
-                runs[case, mode].append(run(args, "%s-%s-%d" % (case, mode, seed), case, mode, seed))
+                actors = "-2" if mode == "sync_all" and args.sync_actors == 2 else ""
+                runs[case, mode].append(run(args, "%s-%s%s-%d" % (case, mode, actors, seed), case, mode, seed, share=share))
         for mode in modes:
             describe(table, "%s %s" % (case, mode), runs[case, mode])
     uniform, tail = runs["uniform", "async"], runs["long", "async"]
@@ -368,8 +395,9 @@ def part_staleness(args, table, results):
         for bound in BOUNDS:
             if bound == 0 and correction != CORRECTIONS[0]:
                 continue  # on policy every correction is the same bits
-            runs = [run(args, "stale-%s-%d-%d" % (correction, bound, seed), "long", "async", seed, staleness=bound, correction=correction,
-                        steps=args.staleness_steps, learning_rate=args.staleness_learning_rate)
+            runs = [run(args, "stale-%s-%d-%d" % (correction, bound, seed), "uniform", "async", seed,
+                        **dict(STALENESS_CASE, staleness=bound, correction=correction, steps=args.staleness_steps,
+                               learning_rate=args.staleness_learning_rate))
                     for seed in range(1, args.seeds + 1)]
             table.say("  %-14s bound %d: reward %s, from %.3f; staleness %.2f, max %d; ess %.3f; %.1f s" %
                       (correction if bound else "(any)", bound, spread([r["reward_last"] for r in runs]), mean(runs, "reward_first"),
@@ -384,14 +412,16 @@ def main():
     parser.add_argument("out")
     parser.add_argument("--part", default="all", choices=["all", "abc", "staleness"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--staleness-steps", type=int, default=60)
-    parser.add_argument("--sft-steps", type=int, default=128)
-    parser.add_argument("--learning-rate", default="2e-4")
-    parser.add_argument("--staleness-learning-rate", default="1e-3")
-    parser.add_argument("--sync-actors", type=int, default=1, choices=[1, 2])
+    parser.add_argument("--sft-steps", type=int, default=256)
+    parser.add_argument("--calibration-steps", type=int, default=20)
+    parser.add_argument("--learning-rate", default="1e-4")
+    parser.add_argument("--staleness-learning-rate", default="5e-4")
+    parser.add_argument("--sync-actors", type=int, default=1, choices=[1, 2],
+                        help="synchronous on all cores: one actor with two threads, or two with one each")
     args = parser.parse_args()
-    args.hone, args.out = os.path.abspath(args.hone), os.path.abspath(args.out)
+    args.hone, args.out, args.repository = map(os.path.abspath, (args.hone, args.out, args.repository))
     args.cores = tuple(sorted(os.sched_getaffinity(0))[:2])
     if len(args.cores) < 2:
         sys.exit("two cores are needed")

@@ -34,9 +34,9 @@ import subprocess
 import sys
 import time
 
-BASE = """name: counting_base
+BASE = """name: {name}
 seed: 1
-output_dir: {out}/base
+output_dir: {out}/{name}
 stages: [sft]
 model:
   dtype: bfloat16
@@ -75,7 +75,7 @@ seed: {seed}
 output_dir: {directory}
 stages: [rl]
 model:
-  path: {out}/base/sft/final
+  path: {out}/{base}/sft/final
   dtype: bfloat16
 pools:
   actors:
@@ -131,7 +131,8 @@ CASES = {
     "uniform": {"lengths": "uniform", "slots": 64, "prompts": 16, "group": 24},
     "long": {"lengths": "long", "slots": 64, "prompts": 16, "group": 24},
 }
-STALENESS_CASE = {"lengths": "uniform", "slots": 32, "prompts": 16, "group": 8, "share": None}
+# Staleness is told from a base that has much to learn.
+STALENESS_CASE = {"base": "base_early", "lengths": "uniform", "slots": 32, "prompts": 16, "group": 8, "share": None}
 MODES = {
     "async": {"staleness": 4},
     "sync_pools": {"staleness": 0},
@@ -154,20 +155,21 @@ def records(path):
 
 
 def make_base(args):
-    """Data of both length distributions, one tokenizer and the base that every run starts from."""
+    """Data of both length distributions, one tokenizer and the two bases that runs start from."""
     out = args.out
-    if os.path.exists(os.path.join(out, "base/sft/final/DONE")):
+    if os.path.exists(os.path.join(out, "base_early/sft/final/DONE")):
         return
-    spreads = {"long": ("16", "160", "220"), "uniform": ("26", "26", "26")}  # median, p99, longest
+    spreads = {"long": ("16", "220", "223"), "uniform": ("26", "26", "26")}  # median, p99, longest
     for name, (median, p99, longest) in spreads.items():
         call(args.hone, "data", "counting", "--out", os.path.join(out, name), "--seed", "1", "--median", median, "--p99", p99,
-             "--longest", longest, "--sft", "6000", "--train", "20000", "--test", "500")
+             "--longest", longest, "--sft", "6000", "--train", "6000", "--test", "500")
     call(args.hone, "data", "tokenizer", "--input", os.path.join(out, "long/sft.jsonl"), "--vocab", "768", "--out",
          os.path.join(out, "tokenizer"))
-    recipe = os.path.join(out, "base.yaml")
-    with open(recipe, "w") as file:
-        file.write(BASE.format(out=out, sft_steps=args.sft_steps))
-    call(args.hone, "run", recipe)
+    for name, steps in (("base", args.sft_steps), ("base_early", args.early_sft_steps)):
+        recipe = os.path.join(out, name + ".yaml")
+        with open(recipe, "w") as file:
+            file.write(BASE.format(out=out, name=name, sft_steps=steps))
+        call(args.hone, "run", recipe)
 
 
 def placement(mode, cores, sync_actors):
@@ -210,7 +212,7 @@ def run(args, name, case, mode, seed, **more):
             return json.load(file)
     shutil.rmtree(directory, ignore_errors=True)
     settings = {"seed": seed, "directory": directory, "out": args.out, "steps": args.steps, "prompt_tokens": 16,
-                "completion_tokens": 224, "correction": "behavior_ratio", "learning_rate": args.learning_rate}
+                "completion_tokens": 224, "base": "base", "correction": "behavior_ratio", "learning_rate": args.learning_rate}
     settings.update(CASES[case], **MODES[mode], **placement(mode, args.cores, args.sync_actors))
     settings.update(more)
     settings["verifier"] = verifier(args, settings["share"], seed)
@@ -413,11 +415,12 @@ def main():
     parser.add_argument("--part", default="all", choices=["all", "abc", "staleness"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--staleness-steps", type=int, default=60)
+    parser.add_argument("--staleness-steps", type=int, default=40)
     parser.add_argument("--sft-steps", type=int, default=256)
+    parser.add_argument("--early-sft-steps", type=int, default=128)
     parser.add_argument("--calibration-steps", type=int, default=20)
     parser.add_argument("--learning-rate", default="1e-4")
-    parser.add_argument("--staleness-learning-rate", default="5e-4")
+    parser.add_argument("--staleness-learning-rate", default="2e-4")
     parser.add_argument("--sync-actors", type=int, default=1, choices=[1, 2],
                         help="synchronous on all cores: one actor with two threads, or two with one each")
     args = parser.parse_args()

@@ -21,9 +21,10 @@ the price that a token had in steps with every slot in use; the learner's is the
 wall time, idle slots above all, is the bubble.
 
 Balance: training a token is several times the work of generating one, so a judge looks at a share of the completions only and the
-others are not trained on (sparse_judge.py); the share is calibrated by two short runs for each length distribution.
+others are not trained on (sparse_judge.py); the share is calibrated by three short runs for each length distribution.
 
-OUT gets a directory for each run, table.txt and results.json. A run that is there and complete is not made again.
+OUT gets a directory for each run, table.txt and results.json. A run that is there, complete and of the same settings is not made
+again. Exit status 1: a claim does not hold.
 """
 import argparse
 import json
@@ -192,32 +193,34 @@ def verifier(args, share, seed):
 
 def calibrate(args, table, case):
     """The share of completions to judge with which the learner's work is the actor's: what a completion costs each of them is
-    measured in a short synchronous run."""
-    share = 0.25
-    for attempt in (1, 2):
-        measured = run(args, "calibration-%s-%d" % (case, attempt), case, "sync_pools", 1, share=share, steps=args.calibration_steps)
+    measured in three short synchronous runs."""
+    share, ratios = 0.25, []
+    for attempt in range(1, 4):
+        measured = run(args, "calibration-%s-%d" % (case, attempt), case, "sync_pools", attempt, share=share, steps=args.calibration_steps)
         actor = measured["generate_work_s"] + measured["pools"]["actor"]["time/exchange_s"]
-        table.say("%s: %.4f of the completions judged: the learner's work is %.3f of the actor's" %
-                  (case, share, measured["train_work_s"] / actor))
-        share = min(1.0, max(0.1, share * actor / measured["train_work_s"]))
-    return share
+        ratios.append(measured["train_work_s"] / actor)
+    table.say("%s: with %.2f of the completions judged the learner's work is %s of the actor's (median counts)" %
+              (case, share, ", ".join("%.3f" % ratio for ratio in ratios)))
+    return min(1.0, max(0.1, share / statistics.median(ratios)))
 
 
 def run(args, name, case, mode, seed, **more):
     """One run, unless it is there; returns what was measured of it."""
     directory = os.path.join(args.out, "runs", name)
     result = os.path.join(args.out, "runs", name + ".json")
-    if os.path.exists(result):
-        with open(result) as file:
-            return json.load(file)
-    shutil.rmtree(directory, ignore_errors=True)
     settings = {"seed": seed, "directory": directory, "out": args.out, "steps": args.steps, "prompt_tokens": 16,
-                "completion_tokens": 224, "base": "base", "correction": "behavior_ratio", "learning_rate": args.learning_rate}
+                "completion_tokens": 224, "base": "base", "correction": "decoupled", "learning_rate": args.learning_rate}
     settings.update(CASES[case], **MODES[mode], **placement(mode, args.cores, args.sync_actors))
     settings.update(more)
     settings["verifier"] = verifier(args, settings["share"], seed)
     if mode == "sync_all":
         settings["slots"] //= settings["actors"]
+    if os.path.exists(result):
+        with open(result) as file:
+            measured = json.load(file)
+        if measured["settings"] == settings:
+            return measured
+    shutil.rmtree(directory, ignore_errors=True)
     recipe = directory + ".yaml"
     with open(recipe, "w") as file:
         file.write(RECIPE.format(**settings))
@@ -380,9 +383,11 @@ def part_abc(args, table, results):
                            "the same two pools")
     results["a"]["balance"] = balance
     lengths = runs["long", "sync_all"]
-    verdict(table, mean(lengths, "length_p99") >= 9 * mean(lengths, "length_median"),
-            "length p99 %.0f is about ten times the median %.0f" % (mean(lengths, "length_p99"), mean(lengths, "length_median")))
+    is_long = verdict(table, mean(lengths, "length_p99") >= 9 * mean(lengths, "length_median"),
+                      "length p99 %.0f is about ten times the median %.0f" %
+                      (mean(lengths, "length_p99"), mean(lengths, "length_median")))
     results["b"] = compare(table, "b", tail, lengths, 0.9, "long-tailed lengths, asynchronous against synchronous on all cores", lengths)
+    results["b"]["verdicts"].append(is_long)
     results["c"] = compare(table, "c", uniform, runs["uniform", "sync_all"], 0.95, "uniform lengths, asynchronous against synchronous "
                            "on all cores")
     results["runs"] = {"%s %s" % key: value for key, value in runs.items()}
@@ -438,6 +443,8 @@ def main():
     with open(os.path.join(args.out, "results.json"), "w") as file:
         json.dump(results, file, indent=1)
     table.say("%.0f s in all" % (time.monotonic() - start))
+    verdicts = [verdict for part in "abc" for verdict in results.get(part, {}).get("verdicts", [])]
+    sys.exit(not all(verdict["holds"] for verdict in verdicts))
 
 
 if __name__ == "__main__":

@@ -126,6 +126,12 @@ static const struct command_option data_options[] = {
      .default_text = "1000"},
     {.name = "train", .value = "N", .help = "make: prompts for RL", .default_text = "6000"},
     {.name = "test", .value = "N", .help = "make: held-out prompts", .default_text = "600"},
+    {.name = "median",
+     .value = "N",
+     .help = "counting: columns in an answer, the median",
+     .default_text = "12"},
+    {.name = "p99", .value = "N", .help = "counting: the 99th percentile", .default_text = "120"},
+    {.name = "longest", .value = "N", .help = "counting: the most", .default_text = "200"},
     {.name = "vocab", .value = "N", .help = "tokenizer: entries", .default_text = "512"},
     {.name = "format", .value = "NAME", .help = "show: dataset format", .default_text = "auto"},
     {.name = "limit", .value = "N", .help = "show: rows", .default_text = "5"},
@@ -134,6 +140,7 @@ static const struct command_option data_options[] = {
 static const struct command_option inspect_options[] = {
     {.name = "summary", .help = "print the final table instead of trajectories"},
     {.name = "waiting", .help = "who waits for whom in a run that goes on, queues and credit"},
+    {.name = "time", .help = "where each worker's time went"},
     {.name = "limit", .value = "N", .help = "trajectories to show", .default_text = "10"},
     {.name = "id", .value = "HEX", .help = "one trajectory"},
     {.name = "prompt", .value = "N", .help = "of this prompt", .default_text = "-1"},
@@ -240,10 +247,12 @@ const struct command hone_commands[] = {
      -1, command_scorer},
     {"learner", "[RECIPE [KEY=VALUE ...]]", "the learner of a run", JOIN_TEXT, worker_options, 0,
      -1, command_learner},
-    {"data", "make|equations|calculator|tokenizer|show", "make, derive and look at data",
+    {"data", "make|equations|calculator|counting|tokenizer|show", "make, derive and look at data",
      "make: arithmetic word problems and raw text of the same world, from a seed, into the "
      "directory --out. calculator: "
-     "the calculator notes of a GSM8K file as prompts. tokenizer: trains a byte-level BPE on the "
+     "the calculator notes of a GSM8K file as prompts. counting: \"count g to k:\" with answers "
+     "of "
+     "the lengths that are asked for. tokenizer: trains a byte-level BPE on the "
      "text of a dataset. "
      "show: prints rows as hone reads them.",
      data_options, 1, 1, command_data},

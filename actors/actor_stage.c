@@ -25,6 +25,19 @@
 #define ENDPOINT_MAX      256
 #define NAME_MAX_BYTES    128
 
+/* Where an actor's time goes. `exchange` is everything between two steps: messages, leases,
+ * trajectories. */
+enum actor_activity { WAIT_HUB, WAIT_WEIGHTS, WAIT_PROMPTS, GENERATE, SWAP, EXCHANGE };
+static const char *const activity_names[] = {
+    "wait_hub", "wait_weights", "wait_prompts", "generate", "swap", "exchange", NULL};
+
+/* How full the engine was, since the start. */
+struct slot_use {
+    int64_t used_ns; /* each step's time x the share of the slots in use */
+    int64_t full_ns; /* steps with every slot in use */
+    int64_t full_tokens;
+};
+
 struct actor_stage {
     struct actor_options options;
     struct model *model;
@@ -57,6 +70,8 @@ struct actor_stage {
     char waiting_for[NAME_MAX_BYTES];
     int64_t waiting_since_ms;            /* unix */
     int64_t window_start_ns, working_ns; /* of the current heartbeat */
+    struct time_account time;
+    struct slot_use slot_use;
 };
 
 /* Differs for every process start, and for two stages of one process. */
@@ -82,6 +97,7 @@ int actor_stage_create(struct actor_stage **stage, const struct actor_options *o
     s->incarnation = new_incarnation(options, clock);
     s->hello_ms = s->heartbeat_ms = INT64_MIN / 2;
     s->window_start_ns = clock_now_ns(clock);
+    time_account_start(&s->time, activity_names, s->window_start_ns);
     lease_list_init(&s->leases);
     parcel_list_init(&s->parcels);
     int rc = rollout_engine_create(&s->engine, model, &options->engine, compute);
@@ -240,14 +256,30 @@ static void send_parcels(struct actor_stage *s, int64_t now_ms)
     }
 }
 
+static void fill_slot_use(const struct actor_stage *s, Hone__SlotUse *message)
+{
+    message->has_slots = message->has_used_us = 1;
+    message->has_full_us = message->has_full_tokens = 1;
+    message->slots = s->options.engine.slots;
+    message->used_us = s->slot_use.used_ns / 1000;
+    message->full_us = s->slot_use.full_ns / 1000;
+    message->full_tokens = s->slot_use.full_tokens;
+}
+
 static void send_heartbeat(struct actor_stage *s, int64_t now_ms)
 {
     if (!s->welcomed || now_ms - s->heartbeat_ms < HEARTBEAT_MS)
         return;
     int64_t now_ns = clock_now_ns(s->clock);
     int64_t window_ns = now_ns - s->window_start_ns;
+    struct wire_time time;
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     Hone__Heartbeat beat = HONE__HEARTBEAT__INIT;
+    Hone__SlotUse slot_use = HONE__SLOT_USE__INIT;
+    time_account_enter(&s->time, s->time.activity, now_ns);
+    wire_time_build(&time, &s->time, &beat);
+    fill_slot_use(s, &slot_use);
+    beat.slot_use = &slot_use;
     beat.waiting_for = s->waiting_for;
     beat.has_waiting_since_ms = s->waiting_for[0] != '\0';
     beat.waiting_since_ms = s->waiting_since_ms;
@@ -419,6 +451,7 @@ static int handle_message(struct actor_stage *s, const Hone__Envelope *envelope)
     case HONE__KIND__KIND_STOP:
         log_info("stop: %s", envelope->stop->reason ? envelope->stop->reason : "the run is done");
         s->finished = true;
+        s->heartbeat_ms = INT64_MIN / 2; /* the last of its time */
         break;
     default:
         break; /* a hub may say more than an actor needs to know */
@@ -451,6 +484,7 @@ static int receive_weights(struct actor_stage *s)
     if (rc <= 0 || snapshot->version <= s->version)
         return rc < 0 ? rc : 0;
     int64_t start_ns = clock_now_ns(s->clock);
+    time_account_enter(&s->time, SWAP, start_ns);
     rc = weight_swap(s->model, snapshot);
     if (rc < 0)
         return rc;
@@ -458,6 +492,7 @@ static int receive_weights(struct actor_stage *s)
     s->swaps++;
     s->swap_ms = (double)(clock_now_ns(s->clock) - start_ns) * 1e-6;
     rollout_engine_set_version(s->engine, s->version);
+    time_account_enter(&s->time, EXCHANGE, clock_now_ns(s->clock));
     const struct weight_fetch_report *fetch = weight_receiver_report(s->receiver);
     log_debug("weights v%lld by %s: %zu bytes in %.1f ms, swapped in %.2f ms",
               (long long)s->version, fetch->way, fetch->wire_bytes, fetch->fetch_ms, s->swap_ms);
@@ -553,13 +588,27 @@ static void collect_finished(struct actor_stage *s)
     }
 }
 
+static void note_slots(struct actor_stage *s, int64_t step_ns, int64_t tokens)
+{
+    int32_t used = rollout_engine_used(s->engine), slots = s->options.engine.slots;
+    s->slot_use.used_ns += step_ns * used / slots;
+    if (used < slots)
+        return;
+    s->slot_use.full_ns += step_ns;
+    s->slot_use.full_tokens += tokens;
+}
+
 static bool step_engine(struct actor_stage *s)
 {
     if (s->version < 0 || rollout_engine_active(s->engine) == 0)
         return false;
-    int64_t start_ns = clock_now_ns(s->clock);
+    int64_t start_ns = clock_now_ns(s->clock), tokens = rollout_engine_tokens(s->engine);
+    time_account_enter(&s->time, GENERATE, start_ns);
     rollout_engine_step(s->engine);
-    s->working_ns += clock_now_ns(s->clock) - start_ns;
+    int64_t end_ns = clock_now_ns(s->clock);
+    time_account_enter(&s->time, EXCHANGE, end_ns);
+    s->working_ns += end_ns - start_ns;
+    note_slots(s, end_ns - start_ns, rollout_engine_tokens(s->engine) - tokens);
     collect_finished(s);
     return true;
 }
@@ -569,19 +618,26 @@ static bool step_engine(struct actor_stage *s)
 static void note_waiting(struct actor_stage *s, bool working)
 {
     char what[NAME_MAX_BYTES] = "";
+    enum actor_activity activity = EXCHANGE;
     int64_t wanted = -1;
     for (const struct lease *lease = s->leases.first; lease; lease = lease->next) {
         if (wanted < 0 || lease->min_policy_version < wanted)
             wanted = lease->min_policy_version;
     }
-    if (!s->welcomed)
+    if (!s->welcomed) {
+        activity = WAIT_HUB;
         snprintf(what, sizeof what, "hub at %.100s", s->options.hub_endpoint);
-    else if (s->version < 0)
+    } else if (s->version < 0) {
+        activity = WAIT_WEIGHTS;
         snprintf(what, sizeof what, "first weights from learner");
-    else if (!working && wanted > s->version)
+    } else if (!working && wanted > s->version) {
+        activity = WAIT_WEIGHTS;
         snprintf(what, sizeof what, "weights v%lld from learner", (long long)wanted);
-    else if (!working)
+    } else if (!working) {
+        activity = WAIT_PROMPTS;
         snprintf(what, sizeof what, "leases from curriculum");
+    }
+    time_account_enter(&s->time, activity, clock_now_ns(s->clock));
     if (strcmp(what, s->waiting_for) == 0)
         return;
     memcpy(s->waiting_for, what, sizeof what);
@@ -618,6 +674,7 @@ int actor_stage_tick(void *stage, struct stage_wait *wait)
 {
     struct actor_stage *s = stage;
     int64_t now_ms = clock_now_ms(s->clock);
+    time_account_enter(&s->time, EXCHANGE, clock_now_ns(s->clock));
     int rc = receive_messages(s, now_ms);
     if (rc == 0 && !s->finished)
         rc = receive_weights(s);

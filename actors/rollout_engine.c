@@ -52,6 +52,7 @@ struct rollout_engine {
     int64_t version;
     uint64_t epoch; /* counts weight changes from 1 */
     int64_t tokens_sampled, prefill_rows;
+    int32_t used; /* slots, in the last step */
 
     struct rollout_request *queue; /* [queue_capacity], oldest first; prompts owned */
     int32_t queue_count, queue_capacity;
@@ -575,6 +576,7 @@ int32_t rollout_engine_step(struct rollout_engine *engine)
 {
     admit(engine);
     int32_t rows = plan_rows(engine);
+    engine->used = engine->active_count;
     if (rows == 0)
         return 0;
     struct forward_rows forward = {.count = rows,
@@ -678,6 +680,11 @@ int32_t rollout_engine_cancel(struct rollout_engine *engine, uint64_t user)
 int32_t rollout_engine_active(const struct rollout_engine *engine)
 {
     return engine->active_count + engine->queue_count;
+}
+
+int32_t rollout_engine_used(const struct rollout_engine *engine)
+{
+    return engine->used;
 }
 
 int64_t rollout_engine_tokens(const struct rollout_engine *engine)

@@ -86,6 +86,7 @@ void rollout_engine_piece(const struct rollout_engine *engine, int32_t i, int32_
  * many. */
 int32_t rollout_engine_cancel(struct rollout_engine *engine, uint64_t user);
 int32_t rollout_engine_active(const struct rollout_engine *engine); /* running + queued */
+int32_t rollout_engine_used(const struct rollout_engine *engine);   /* slots, in the last step */
 int64_t rollout_engine_tokens(const struct rollout_engine *engine); /* sampled since create */
 int64_t
 rollout_engine_prefill_rows(const struct rollout_engine *engine); /* computed since create */

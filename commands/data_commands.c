@@ -9,6 +9,7 @@
 #include "infra/text/dataset.h"
 #include "tasks/arithmetic.h"
 #include "tasks/calculator.h"
+#include "tasks/counting.h"
 #include "tasks/equations.h"
 
 static int need(const struct command_line *line, const char *option, const char **value)
@@ -65,6 +66,31 @@ static int make_equations(const struct command_line *line)
                               &left_out)) < 0)
         return rc;
     printf("%s: %" PRId64 " equations, %" PRId64 " left out as excluded\n", out, rows, left_out);
+    return 0;
+}
+
+static int make_counting(const struct command_line *line)
+{
+    const char *out;
+    int64_t seed, longest;
+    struct counting_lengths lengths;
+    struct counting_counts counts;
+    int rc;
+    if ((rc = need(line, "out", &out)) < 0 ||
+        (rc = command_int(line, "seed", 0, INT64_MAX, &seed)) < 0 ||
+        (rc = command_int(line, "sft", 0, 1000000, &counts.sft)) < 0 ||
+        (rc = command_int(line, "train", 0, 1000000, &counts.train)) < 0 ||
+        (rc = command_int(line, "test", 0, 1000000, &counts.test)) < 0 ||
+        (rc = command_int(line, "longest", 1, COUNTING_LENGTH_MAX, &longest)) < 0 ||
+        (rc = command_float(line, "median", 1, COUNTING_LENGTH_MAX, &lengths.median)) < 0 ||
+        (rc = command_float(line, "p99", 1, 1e6, &lengths.p99)) < 0)
+        return rc;
+    lengths.longest = (int32_t)longest;
+    if ((rc = counting_write(out, (uint64_t)seed, &lengths, &counts)) < 0)
+        return rc;
+    printf("%s: sft.jsonl %" PRId64 " rows, train.jsonl %" PRId64 ", test.jsonl %" PRId64
+           " (held out)\n",
+           out, counts.sft, counts.train, counts.test);
     return 0;
 }
 
@@ -148,15 +174,14 @@ int command_data(const struct command_line *line)
     static const struct {
         const char *name;
         int (*run)(const struct command_line *line);
-    } actions[] = {{"make", make_arithmetic},
-                   {"calculator", make_calculator},
-                   {"equations", make_equations},
-                   {"tokenizer", train_tokenizer},
-                   {"show", show_rows}};
+    } actions[] = {{"make", make_arithmetic},      {"calculator", make_calculator},
+                   {"equations", make_equations},  {"counting", make_counting},
+                   {"tokenizer", train_tokenizer}, {"show", show_rows}};
     for (size_t i = 0; i < sizeof actions / sizeof actions[0]; ++i)
         if (strcmp(line->positional[0], actions[i].name) == 0)
             return actions[i].run(line);
     return error_set(HONE_EINVAL,
-                     "data: unknown action '%s' (make, equations, calculator, tokenizer, show)",
+                     "data: unknown action '%s' (make, equations, calculator, counting, "
+                     "tokenizer, show)",
                      line->positional[0]);
 }

@@ -8,6 +8,7 @@
 #include "commands/pipeline.h"
 #include "commands/stage_options.h"
 #include "commands/stages.h"
+#include "commands/time_report.h"
 #include "curriculum/audit.h"
 #include "curriculum/hub_store.h"
 #include "infra/base/error.h"
@@ -297,6 +298,10 @@ int command_inspect(const struct command_line *line)
     }
     if (command_flag(line, "waiting")) {
         rc = print_waiting(&run);
+        goto out;
+    }
+    if (command_flag(line, "time")) {
+        rc = time_report_print(&run, stdout);
         goto out;
     }
     if ((rc = open_log(&run, &log)) < 0)

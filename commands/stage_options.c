@@ -247,6 +247,10 @@ void learner_options_from(struct learner_options *options, const struct recipe *
         [RECIPE_BASELINE_NONE] = BASELINE_NONE};
     static const enum kl_estimator estimators[] = {
         [RECIPE_KL_K1] = KL_K1, [RECIPE_KL_K2] = KL_K2, [RECIPE_KL_K3] = KL_K3};
+    static const enum off_policy corrections[] = {
+        [RECIPE_OFF_POLICY_BEHAVIOR_RATIO] = OFF_POLICY_BEHAVIOR_RATIO,
+        [RECIPE_OFF_POLICY_DECOUPLED] = OFF_POLICY_DECOUPLED,
+        [RECIPE_OFF_POLICY_NONE] = OFF_POLICY_NONE};
     const struct rl_settings *rl = &recipe->rl;
     const struct objective_settings *objective = &rl->objective;
     memset(options, 0, sizeof *options);
@@ -264,6 +268,8 @@ void learner_options_from(struct learner_options *options, const struct recipe *
         .clip_low = (float)objective->clip_low,
         .clip_high = (float)objective->clip_high,
         .dual_clip = (float)objective->dual_clip,
+        .off_policy = corrections[objective->off_policy_correction],
+        .importance_weight_max = (float)objective->importance_weight_max,
         .aggregation = aggregations[objective->aggregation],
         .constant_tokens = (int32_t)rl->sampling.max_completion_tokens,
         .kl_coef = (float)objective->kl_coef,

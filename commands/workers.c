@@ -259,7 +259,7 @@ static void rl_inputs_close(struct rl_inputs *inputs)
 }
 
 static int curriculum_loop(struct worker *worker, const struct rl_inputs *inputs,
-                           struct metrics *metrics)
+                           struct metrics *metrics, struct metrics *workers)
 {
     const struct rl_settings *rl = &worker->recipe.rl;
     struct model_config config;
@@ -289,6 +289,7 @@ static int curriculum_loop(struct worker *worker, const struct rl_inputs *inputs
         .stall_ms = (int64_t)(worker->recipe.log.stall_s * 1000.0),
         .waiting_path =
             run_directory_file(&worker->run, waiting, sizeof waiting, "rl/waiting.json"),
+        .workers = workers,
     };
     if (rc == 0)
         rc = sampling_from(&options.sampling, &rl->sampling, &config, inputs->tokenizer,
@@ -310,14 +311,17 @@ int worker_run_curriculum(const char *run_path)
 {
     struct worker worker;
     struct rl_inputs inputs = {0};
-    struct metrics *metrics = NULL;
+    struct metrics *metrics = NULL, *workers = NULL;
     int rc = worker_open(&worker, run_path, WORKER_CURRICULUM, 0, "curriculum");
     if (rc == 0)
         rc = rl_inputs_open(&inputs, &worker);
     if (rc == 0)
         rc = worker_metrics(&worker, "curriculum", &metrics);
     if (rc == 0)
-        rc = curriculum_loop(&worker, &inputs, metrics);
+        rc = worker_metrics(&worker, "workers", &workers);
+    if (rc == 0)
+        rc = curriculum_loop(&worker, &inputs, metrics, workers);
+    metrics_close(workers);
     metrics_close(metrics);
     rl_inputs_close(&inputs);
     worker_close(&worker);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "infra/data/trajectory.h"
+#include "infra/telemetry/metrics.h"
 
 struct curriculum_options {
     const char *hub_endpoint; /* bound here */
@@ -32,6 +33,7 @@ struct curriculum_options {
     int64_t keep_batches;  /* the newest keep_batches of them */
     int64_t stall_ms;      /* a stall this long prints who waits for whom; 0 never */
     const char *waiting_path; /* file that says who waits for whom; NULL: none */
+    struct metrics *workers;  /* where each worker's time goes; NULL: not written */
 };
 
 #endif

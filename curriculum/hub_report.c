@@ -7,6 +7,10 @@
 
 #include "curriculum/wait_chain.h"
 #include "infra/base/log.h"
+#include "infra/telemetry/time_account.h"
+#include "infra/wire/keys.h"
+
+#define WORKER_RECORD_MS 100 /* between two records of workers */
 
 struct figures {
     double reward_sum, reward_squares, length_sum, staleness_sum;
@@ -85,6 +89,60 @@ int hub_report_batch(struct curriculum_stage *hub, const struct group *const *gr
     add_counts(hub);
     hub->formed_ms = now;
     return metrics_end(hub->metrics);
+}
+
+/* What else an actor says of its engine and its weights. */
+static void add_engine(struct metrics *metrics, const Hone__Heartbeat *beat)
+{
+    const Hone__SlotUse *use = beat->slot_use;
+    if (use != NULL) {
+        metrics_add(metrics, "slots/count", (double)use->slots);
+        metrics_add(metrics, "slots/used_s", (double)use->used_us * 1e-6);
+        metrics_add(metrics, "slots/full_s", (double)use->full_us * 1e-6);
+        metrics_add(metrics, "slots/full_tokens", (double)use->full_tokens);
+    }
+    if (beat->has_swaps)
+        metrics_add(metrics, "weights/swaps", (double)beat->swaps);
+    if (beat->has_swap_ms)
+        metrics_add(metrics, "weights/swap_ms", beat->swap_ms);
+    if (beat->has_fetch_ms)
+        metrics_add(metrics, "weights/fetch_ms", beat->fetch_ms);
+    if (beat->has_fetch_bytes)
+        metrics_add(metrics, "weights/fetch_bytes", (double)beat->fetch_bytes);
+}
+
+static bool is_wait(const char *activity)
+{
+    return strncmp(activity, "wait_", strlen("wait_")) == 0;
+}
+
+int hub_report_worker(struct curriculum_stage *hub, struct peer *peer, const Hone__Heartbeat *beat)
+{
+    struct metrics *metrics = hub->options.workers;
+    int64_t now = clock_now_ms(hub->clock), total_us = 0, busy_us = 0;
+    char name[48];
+    bool early = now - peer->reported_ms < (int64_t)hub->peers.count * WORKER_RECORD_MS;
+    if (metrics == NULL || beat->n_time_spent == 0 || (early && hub->stop_ms == 0))
+        return 0;
+    peer->reported_ms = now;
+    metrics_begin(metrics, hub->batch_count);
+    metrics_add_text(metrics, "worker", peer->wire.identity);
+    metrics_add_text(metrics, "role", role_name(peer->role));
+    snprintf(name, sizeof name, "%016" PRIx64, peer->incarnation);
+    metrics_add_text(metrics, "incarnation", name);
+    for (size_t i = 0; i < beat->n_time_spent && i < TIME_ACTIVITIES_MAX; i++) {
+        const Hone__TimeSpent *spent = beat->time_spent[i];
+        snprintf(name, sizeof name, "time/%.32s_s", spent->activity);
+        metrics_add(metrics, name, (double)spent->us * 1e-6);
+        total_us += spent->us;
+        busy_us += is_wait(spent->activity) ? 0 : spent->us;
+    }
+    metrics_add(metrics, "time/busy_s", (double)busy_us * 1e-6);
+    metrics_add(metrics, "time/total_s", (double)total_us * 1e-6);
+    if (beat->has_tokens_done)
+        metrics_add(metrics, "tokens", (double)beat->tokens_done);
+    add_engine(metrics, beat);
+    return metrics_end(metrics);
 }
 
 static void describe_peers(struct curriculum_stage *hub, Hone__Role role, struct text *out)

@@ -29,6 +29,7 @@ struct peer {
     int64_t waiting_since_ms; /* unix */
     char doing[64];           /* what keeps it from answering, announced; "" nothing */
     int64_t absent_until_ms;  /* monotonic: until then its silence is announced */
+    int64_t reported_ms;      /* monotonic: its time was written to the metrics */
 };
 
 struct peer_table {

@@ -17,6 +17,7 @@
 #include "infra/base/file.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
+#include "infra/wire/codec.h"
 #include "infra/wire/envelope.h"
 #include "learner/policy.h"
 #include "learner/publisher.h"
@@ -32,6 +33,11 @@
 #define NAME_MAX_BYTES    128
 #define HASHES_TOLD       16      /* again to a new hub; the publisher keeps more */
 #define ABSENT_MS         1800000 /* the longest that saving is expected to take */
+
+/* Where the learner's time goes. */
+enum learner_activity { WAIT_HUB, WAIT_BATCH, WAIT_STOP, TRAIN, PUBLISH, SAVE };
+static const char *const activity_names[] = {"wait_hub", "wait_batch", "wait_stop", "train",
+                                             "publish",  "save",       NULL};
 
 struct learner_stage {
     struct learner_options options;
@@ -55,6 +61,7 @@ struct learner_stage {
     int64_t heard_ms, hello_ms, heartbeat_ms;
     int64_t waiting_since_ns; /* for a batch */
     int64_t window_start_ns, working_ns;
+    struct time_account time;
 };
 
 /* ---- life cycle ---- */
@@ -144,6 +151,7 @@ int learner_stage_create(struct learner_stage **stage, const struct learner_opti
     s->incarnation = hash_u64(seed, sizeof seed);
     s->hello_ms = s->heartbeat_ms = INT64_MIN / 2;
     s->waiting_since_ns = s->window_start_ns = clock_now_ns(clock);
+    time_account_start(&s->time, activity_names, s->window_start_ns);
     int rc = open_parts(s, compute, context);
     s->first_version = s->told_hash = s->policy.state.batch;
     if (rc == 0)
@@ -166,6 +174,11 @@ void learner_stage_destroy(struct learner_stage *stage)
     policy_close(&stage->policy); /* before the memory that its weights lie in */
     publisher_destroy(stage->publisher);
     memory_free(stage);
+}
+
+static void spend(struct learner_stage *s, enum learner_activity activity)
+{
+    time_account_enter(&s->time, activity, clock_now_ns(s->clock));
 }
 
 /* ---- sending ---- */
@@ -264,8 +277,11 @@ static void send_heartbeat(struct learner_stage *s, bool training)
     char waiting[NAME_MAX_BYTES] = "";
     int64_t now_ns = clock_now_ns(s->clock);
     int64_t window_ns = now_ns - s->window_start_ns;
+    struct wire_time time;
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     Hone__Heartbeat beat = HONE__HEARTBEAT__INIT;
+    time_account_enter(&s->time, s->time.activity, now_ns);
+    wire_time_build(&time, &s->time, &beat);
     if (!training) {
         snprintf(waiting, sizeof waiting, "batch %" PRId64 " from curriculum",
                  s->policy.state.batch + 1);
@@ -476,6 +492,7 @@ static int train_batch(struct learner_stage *s, struct rl_batch *batch)
     s->working_ns += end_ns - start_ns;
     timing.trained_s = (double)(end_ns - start_ns) * 1e-9;
     fault_point("batch.trained");
+    spend(s, PUBLISH);
     rc = publish(s);
     fault_point("weights.published");
     send_due(s);
@@ -484,6 +501,7 @@ static int train_batch(struct learner_stage *s, struct rl_batch *batch)
         rc = write_metrics(s, batch, &result, &timing);
     if (rc == 0)
         rc = check_guards(s, &result);
+    spend(s, SAVE);
     if (rc == 0 && checkpoint_is_due(s))
         rc = write_checkpoint(s);
     if (rc == 0 && s->policy.state.batch >= s->options.steps)
@@ -509,6 +527,7 @@ static int handle_batch(struct learner_stage *s, const Hone__Batch *message)
         s->ready_due = true;
         return 0;
     }
+    spend(s, TRAIN);
     int rc = policy_read_batch(&s->policy, message, &batch);
     if (rc < 0)
         return rc;
@@ -551,6 +570,7 @@ static int handle_message(struct learner_stage *s, const Hone__Envelope *envelop
     case HONE__KIND__KIND_STOP:
         log_info("stop: %s", envelope->stop->reason ? envelope->stop->reason : "the run is done");
         s->finished = true;
+        s->heartbeat_ms = INT64_MIN / 2; /* the last of its time */
         break;
     default:
         break;
@@ -595,10 +615,17 @@ static void greet(struct learner_stage *s)
         send_hello(s, now_ms);
 }
 
+static void note_waiting(struct learner_stage *s)
+{
+    bool all = s->policy.state.batch >= s->options.steps;
+    spend(s, !s->welcomed ? WAIT_HUB : all ? WAIT_STOP : WAIT_BATCH);
+}
+
 int learner_stage_tick(void *stage, struct stage_wait *wait)
 {
     struct learner_stage *s = stage;
     int trained = receive_messages(s);
+    note_waiting(s);
     int serving = trained < 0 ? trained : publisher_tick(s->publisher);
     if (serving < 0)
         return serving;

@@ -70,17 +70,33 @@ static double token_weight(const struct policy_loss *loss, int32_t sequence_toke
     return 1.0 / (sequences * loss->options.constant_tokens);
 }
 
-/* L_t and its derivative with respect to logprob; counts ratios and clips. */
-static double surrogate(struct policy_loss *loss, double logprob, double behavior, double advantage,
+/* exp of a difference of logprobs, the exponent clamped. */
+static double ratio_of(double logprob, double other)
+{
+    double difference = logprob - other;
+    if (difference > EXPONENT_MAX || difference < -EXPONENT_MAX)
+        difference = difference > 0.0 ? EXPONENT_MAX : -EXPONENT_MAX;
+    return exponential(difference);
+}
+
+static void count_ratio(struct policy_loss_stats *stats, double ratio)
+{
+    stats->ratio_sum += ratio;
+    stats->ratio_squared_sum += ratio * ratio;
+    if (ratio > stats->ratio_max)
+        stats->ratio_max = ratio;
+}
+
+/* L_t without its weight, and its derivative with respect to logprob; counts clips. center: the
+ * logprob in the ratio's denominator. */
+static double surrogate(struct policy_loss *loss, double logprob, double center, double advantage,
                         double *derivative)
 {
     const struct policy_loss_options *options = &loss->options;
     struct policy_loss_stats *stats = &loss->stats;
-    double difference = logprob - behavior;
+    double difference = logprob - center;
     bool bounded = difference > EXPONENT_MAX || difference < -EXPONENT_MAX;
-    if (bounded)
-        difference = difference > 0.0 ? EXPONENT_MAX : -EXPONENT_MAX;
-    double ratio = exponential(difference);
+    double ratio = ratio_of(logprob, center);
     double low = 1.0 - (double)options->clip_low;
     double high = 1.0 + (double)options->clip_high;
     double value = -ratio * advantage;
@@ -101,10 +117,26 @@ static double surrogate(struct policy_loss *loss, double logprob, double behavio
         *derivative = 0.0;
         stats->dual_clipped++;
     }
-    stats->ratio_sum += ratio;
-    stats->ratio_squared_sum += ratio * ratio;
-    if (ratio > stats->ratio_max)
-        stats->ratio_max = ratio;
+    return value;
+}
+
+/* L_t under the off-policy correction. */
+static double corrected(struct policy_loss *loss, const struct policy_sequence *data, int32_t i,
+                        float logprob, double *derivative)
+{
+    const struct policy_loss_options *options = &loss->options;
+    double behavior = (double)data->behavior_logprob[i], advantage = (double)data->advantage;
+    double weight = 1.0;
+    count_ratio(&loss->stats, ratio_of((double)logprob, behavior));
+    if (options->off_policy == OFF_POLICY_BEHAVIOR_RATIO)
+        return surrogate(loss, (double)logprob, behavior, advantage, derivative);
+    if (loss->first_pass && data->proximal_logprob != NULL)
+        data->proximal_logprob[i] = logprob;
+    double proximal = (double)(loss->first_pass ? logprob : data->proximal_logprob[i]);
+    if (options->off_policy == OFF_POLICY_DECOUPLED)
+        weight = fmin(ratio_of(proximal, behavior), (double)options->importance_weight_max);
+    double value = weight * surrogate(loss, (double)logprob, proximal, advantage, derivative);
+    *derivative *= weight;
     return value;
 }
 
@@ -137,8 +169,7 @@ static double one_token(struct policy_loss *loss, const struct policy_sequence *
 {
     float behavior = data->behavior_logprob[i];
     float k3, k3_slope;
-    double value =
-        surrogate(loss, (double)logprob, (double)behavior, (double)data->advantage, derivative);
+    double value = corrected(loss, data, i, logprob, derivative);
 
     loss->stats.tokens++;
     loss->stats.policy_loss += value;

@@ -79,6 +79,7 @@ static void make_sequences(struct rl_batch *batch)
     batch->sequences = MEMORY_ARRAY(struct train_sequence, batch->count);
     batch->policies = MEMORY_ARRAY(struct policy_sequence, batch->count);
     batch->reference = MEMORY_ARRAY(float *, batch->count);
+    batch->proximal = MEMORY_ARRAY(float *, batch->count);
     for (int32_t i = 0; i < batch->count; i++) {
         const struct trajectory *trajectory = &batch->trajectories[i];
         if (!batch->included[i])
@@ -168,10 +169,20 @@ void rl_batch_keep_reference(struct rl_batch *batch)
     }
 }
 
+void rl_batch_keep_proximal(struct rl_batch *batch)
+{
+    for (int32_t s = 0; s < batch->sequence_count; s++) {
+        batch->proximal[s] = MEMORY_ARRAY(float, batch->sequences[s].count);
+        batch->policies[s].proximal_logprob = batch->proximal[s];
+    }
+}
+
 void rl_batch_release(struct rl_batch *batch)
 {
-    for (int32_t s = 0; s < batch->sequence_count; s++)
+    for (int32_t s = 0; s < batch->sequence_count; s++) {
         memory_free(batch->reference[s]);
+        memory_free(batch->proximal[s]);
+    }
     for (int32_t i = 0; i < batch->count; i++)
         trajectory_release(&batch->trajectories[i]);
     memory_free(batch->trajectories);
@@ -181,5 +192,6 @@ void rl_batch_release(struct rl_batch *batch)
     memory_free(batch->sequences);
     memory_free(batch->policies);
     memory_free(batch->reference);
+    memory_free(batch->proximal);
     memset(batch, 0, sizeof *batch);
 }

@@ -41,6 +41,7 @@ struct rl_batch {
     struct train_sequence *sequences;
     struct policy_sequence *policies; /* [sequence_count], the sequences' user data */
     float **reference;                /* [sequence_count][tokens], NULL until filled */
+    float **proximal;                 /* the same, NULL: not kept */
     struct rl_batch_summary summary;
 };
 
@@ -50,5 +51,7 @@ int rl_batch_read(struct rl_batch *batch, const Hone__Batch *message,
 void rl_batch_release(struct rl_batch *batch);
 /* Room for the reference's logprobs, and the policies point at it. */
 void rl_batch_keep_reference(struct rl_batch *batch);
+/* Room for the logprobs of the policy before the batch. */
+void rl_batch_keep_proximal(struct rl_batch *batch);
 
 #endif

@@ -57,9 +57,12 @@ int rl_step_run(const struct rl_step *step, struct rl_batch *batch, int64_t curr
     struct watched_loss loss = {.policy.options = step->loss, .step = step};
     memset(result, 0, sizeof *result);
     int rc = step->reference ? fill_reference(step, batch) : 0;
+    if (step->updates > 1 && step->loss.off_policy != OFF_POLICY_BEHAVIOR_RATIO)
+        rl_batch_keep_proximal(batch);
     for (int32_t update = 0; rc == 0 && update < step->updates; update++) {
         policy_loss_begin(&loss.policy, &train);
         loss.policy.current_version = update == 0 ? current_version : -1;
+        loss.policy.first_pass = update == 0;
         rc = trainer_step(step->trainer, &train, watched_loss_function, &loss, &result->report);
         if (rc < 0)
             return error_prefix("batch %lld, update %d", (long long)batch->number, update + 1);

@@ -1,5 +1,5 @@
 /* One batch through the trainer: the reference's logprobs, then `updates` optimiser steps over the
- * whole batch. The behavior logprobs stay the ratio's denominator in every one of them. */
+ * whole batch. The ratio's denominator (policy_loss.h) is the same in every one of them. */
 #ifndef HONE_LEARNER_RL_STEP_H
 #define HONE_LEARNER_RL_STEP_H
 

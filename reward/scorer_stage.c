@@ -46,6 +46,11 @@ struct work {
     int64_t sent_ms; /* 0: not yet */
 };
 
+/* Where a scorer's time goes. */
+enum scorer_activity { WAIT_HUB, WAIT_REQUESTS, SCORE, EXCHANGE };
+static const char *const activity_names[] = {"wait_hub", "wait_requests", "score", "exchange",
+                                             NULL};
+
 struct scorer_stage {
     struct scorer_options options;
     struct reward_set *rewards;
@@ -59,6 +64,7 @@ struct scorer_stage {
     int64_t asked_ms;          /* oldest send that nothing answered; 0: none */
     int64_t idle_since_ms;
     int64_t busy_ms; /* scoring since the last heartbeat */
+    struct time_account time;
     struct work *works;
     int32_t capacity;
     struct text prompts[BATCH_MAX], completions[BATCH_MAX];
@@ -79,6 +85,7 @@ int scorer_stage_create(struct scorer_stage **stage, const struct scorer_options
     made->capacity = options->credits * OVERCOMMIT;
     made->works = MEMORY_ARRAY(struct work, made->capacity);
     made->idle_since_ms = clock_unix_ms(clock);
+    time_account_start(&made->time, activity_names, clock_now_ns(clock));
     int64_t identity[3] = {getpid(), clock_unix_ms(clock), (int64_t)(uintptr_t)made};
     made->incarnation = hash_u64(identity, sizeof identity);
     for (int i = 0; i < BATCH_MAX; i++) {
@@ -108,6 +115,11 @@ void scorer_stage_destroy(struct scorer_stage *stage)
     }
     memory_free(stage->works);
     memory_free(stage);
+}
+
+static void spend(struct scorer_stage *stage, enum scorer_activity activity)
+{
+    time_account_enter(&stage->time, activity, clock_now_ns(stage->clock));
 }
 
 /* false: the queue is full or nobody listens yet; the caller tries again later. */
@@ -143,6 +155,9 @@ static void send_heartbeat(struct scorer_stage *stage, int64_t now)
     Hone__Heartbeat beat = HONE__HEARTBEAT__INIT;
     int64_t since = stage->beat_ms == 0 ? HEARTBEAT_MS : now - stage->beat_ms;
     char waiting[] = "score requests from the hub", busy[] = "";
+    struct wire_time time;
+    spend(stage, (enum scorer_activity)stage->time.activity);
+    wire_time_build(&time, &stage->time, &beat);
     beat.waiting_for = stage->idle_since_ms != 0 ? waiting : busy;
     beat.has_waiting_since_ms = stage->idle_since_ms != 0;
     beat.waiting_since_ms = stage->idle_since_ms;
@@ -378,8 +393,10 @@ static bool score_batch(struct scorer_stage *stage)
     if (count == 0)
         return false;
     int64_t start = clock_now_ms(stage->clock);
+    spend(stage, SCORE);
     reward_set_score(stage->rewards, inputs, count, rewards);
     int64_t elapsed = clock_now_ms(stage->clock) - start;
+    spend(stage, EXCHANGE);
     stage->busy_ms += elapsed;
     for (int i = 0; i < count; i++)
         finish_work(batch[i], &rewards[i], elapsed);
@@ -416,10 +433,12 @@ int scorer_stage_tick(void *opaque, struct stage_wait *wait)
 {
     struct scorer_stage *stage = opaque;
     memset(wait, 0, sizeof *wait);
+    spend(stage, EXCHANGE);
     int rc = receive(stage);
     if (rc < 0)
         return rc;
     if (stage->stopping) {
+        send_heartbeat(stage, clock_now_ms(stage->clock)); /* the last of its time */
         wait->finished = true;
         return 0;
     }
@@ -430,6 +449,8 @@ int scorer_stage_tick(void *opaque, struct stage_wait *wait)
     }
     if (!wait->busy && stage->idle_since_ms == 0)
         stage->idle_since_ms = clock_unix_ms(stage->clock);
+    if (!wait->busy)
+        spend(stage, stage->welcomed ? WAIT_REQUESTS : WAIT_HUB);
     wait->clients[wait->client_count++] = stage->client;
     wait->timeout_ms = HEARTBEAT_MS / 4;
     return 0;

@@ -35,6 +35,11 @@ enum recipe_aggregation {
     RECIPE_AGGREGATE_SEQUENCE_MEAN, /* mean over tokens in a trajectory, then over trajectories */
     RECIPE_AGGREGATE_CONSTANT       /* sum / (trajectories x max_completion_tokens) */
 };
+enum recipe_off_policy {
+    RECIPE_OFF_POLICY_BEHAVIOR_RATIO,
+    RECIPE_OFF_POLICY_DECOUPLED,
+    RECIPE_OFF_POLICY_NONE
+};
 enum recipe_kl_reference { RECIPE_KL_START, RECIPE_KL_BASE };
 enum recipe_kl_estimator { RECIPE_KL_K1, RECIPE_KL_K2, RECIPE_KL_K3 };
 enum recipe_pairs_source { RECIPE_PAIRS_FILE, RECIPE_PAIRS_RL_LOG };
@@ -122,6 +127,8 @@ struct objective_settings {
     enum recipe_baseline baseline;
     enum recipe_scale scale;
     double clip_low, clip_high;
+    enum recipe_off_policy off_policy_correction;
+    double importance_weight_max;
     double dual_clip; /* 0: off */
     enum recipe_aggregation aggregation;
     double kl_coef; /* 0: no reference model is kept for the loss */

@@ -42,6 +42,7 @@ static const char *const schedule_names[] = {"constant", "linear", "cosine", NUL
 static const char *const baseline_names[] = {"group_mean", "leave_one_out", "none", NULL};
 static const char *const scale_names[] = {"group_std", "none", NULL};
 static const char *const aggregation_names[] = {"token_mean", "sequence_mean", "constant", NULL};
+static const char *const off_policy_names[] = {"behavior_ratio", "decoupled", "none", NULL};
 static const char *const kl_names[] = {"k1", "k2", "k3", NULL};
 static const char *const kl_reference_names[] = {"start", "base", NULL};
 static const char *const pairs_source_names[] = {"file", "rl_log", NULL};
@@ -229,6 +230,13 @@ static const struct config_field objective_fields[] = {
           "The importance ratio is clipped at 1 minus this"),
     FLOAT("clip_high", objective_settings, clip_high, "0.2", 0, 100, NULL,
           "The importance ratio is clipped at 1 plus this"),
+    ENUM("off_policy_correction", objective_settings, off_policy_correction, "behavior_ratio",
+         off_policy_names,
+         "For tokens of older versions: the clipped ratio is taken against the behavior policy; "
+         "against the policy before the batch, weighted by its truncated ratio to the behavior "
+         "policy (decoupled); or against the policy before the batch alone (none)"),
+    FLOAT("importance_weight_max", objective_settings, importance_weight_max, "2", 1, 1000, NULL,
+          "Truncates the weight of the decoupled correction"),
     FLOAT("dual_clip", objective_settings, dual_clip, "0", 0, 1000, NULL,
           "Bounds the loss of negative advantages at this times the advantage; 0 is off"),
     ENUM("aggregation", objective_settings, aggregation, "token_mean", aggregation_names,

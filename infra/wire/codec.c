@@ -344,6 +344,19 @@ static void append_bytes(ProtobufCBuffer *buffer, size_t length, const uint8_t *
     text_append_bytes(((struct append_buffer *)(void *)buffer)->out, data, length);
 }
 
+void wire_time_build(struct wire_time *wire, const struct time_account *account,
+                     Hone__Heartbeat *beat)
+{
+    for (int32_t i = 0; i < account->count; i++) {
+        hone__time_spent__init(&wire->items[i]);
+        wire->items[i].activity = (char *)(uintptr_t)account->names[i];
+        wire->items[i].us = account->spent_ns[i] / 1000;
+        wire->pointers[i] = &wire->items[i];
+    }
+    beat->n_time_spent = (size_t)account->count;
+    beat->time_spent = wire->pointers;
+}
+
 void wire_pack(const ProtobufCMessage *message, struct text *out)
 {
     struct append_buffer buffer = {.base = {append_bytes}, .out = out};

@@ -5,6 +5,7 @@
 
 #include "infra/base/text.h"
 #include "infra/data/trajectory.h"
+#include "infra/telemetry/time_account.h"
 #include "infra/wire/hone.pb-c.h"
 
 /* A message built from C structs: owns every array the protobuf struct points to. */
@@ -26,6 +27,15 @@ struct wire_reward {
 };
 void wire_reward_build(struct wire_reward *wire, const struct reward *reward);
 int wire_reward_read(const Hone__Reward *message, struct reward *reward);
+
+/* Where a process's time went, as its heartbeat tells it. */
+struct wire_time {
+    Hone__TimeSpent items[TIME_ACTIVITIES_MAX];
+    Hone__TimeSpent *pointers[TIME_ACTIVITIES_MAX];
+};
+/* wire outlives the message. */
+void wire_time_build(struct wire_time *wire, const struct time_account *account,
+                     Hone__Heartbeat *beat);
 
 /* Serialised bytes of any message, for the log. */
 void wire_pack(const ProtobufCMessage *message, struct text *out);

@@ -28,6 +28,8 @@
 #define COMPLETION   20
 #define SAMPLES_KEPT 8
 
+#define START_NS INT64_C(1000000000000)
+
 /* ---- the scripted world ---- */
 
 struct hub {
@@ -42,9 +44,11 @@ struct hub {
     int kept_count;
     char waiting_for[96];
     int64_t beat_version, beat_swaps, beat_tokens;
-    int reports;                            /* of rollouts in flight */
-    bool forgets;                           /* reports are not acknowledged */
-    int32_t over;                           /* sample whose lease it says is over; 0 none */
+    int64_t spent_us,
+        weights_us; /* all that the last heartbeat accounts for; waiting for weights */
+    int reports;    /* of rollouts in flight */
+    bool forgets;   /* reports are not acknowledged */
+    int32_t over;   /* sample whose lease it says is over; 0 none */
     struct trajectory pieces[SAMPLES_KEPT]; /* by sample index, put together */
 };
 
@@ -133,6 +137,18 @@ static void hub_progress(struct world *w, const Hone__Progress *message)
         hub_send(w, HONE__KIND__KIND_PROGRESS_ACK, &envelope);
 }
 
+static void hub_keep_time(struct hub *hub, const Hone__Heartbeat *beat)
+{
+    hub->spent_us = hub->weights_us = 0;
+    for (size_t i = 0; i < beat->n_time_spent; i++) {
+        hub->spent_us += beat->time_spent[i]->us;
+        if (strcmp(beat->time_spent[i]->activity, "wait_weights") == 0)
+            hub->weights_us = beat->time_spent[i]->us;
+    }
+    assert_int_equal(beat->slot_use->slots, SLOTS);
+    assert_true(beat->slot_use->full_us <= beat->slot_use->used_us);
+}
+
 static void hub_answer_heartbeat(struct world *w)
 {
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
@@ -175,6 +191,7 @@ static void hub_handle(struct world *w, const Hone__Envelope *envelope)
         hub->beat_version = envelope->heartbeat->policy_version;
         hub->beat_swaps = envelope->heartbeat->swaps;
         hub->beat_tokens = envelope->heartbeat->tokens_done;
+        hub_keep_time(hub, envelope->heartbeat);
         assert_true(envelope->heartbeat->busy_fraction >= 0.0);
         assert_true(envelope->heartbeat->busy_fraction <= 1.0);
         break;
@@ -241,7 +258,7 @@ static void open_hub(struct world *w)
 static void world_open_on(struct world *w, bool ipc, int32_t progress_tokens)
 {
     memset(w, 0, sizeof *w);
-    w->now_ns = INT64_C(1000000000000);
+    w->now_ns = START_NS;
     w->clock = clock_fake(&w->now_ns);
     snprintf(w->directory, sizeof w->directory, "/tmp/hone-actor-XXXXXX");
     assert_non_null(mkdtemp(w->directory));
@@ -433,6 +450,9 @@ static void test_nothing_is_sampled_before_weights(void **state)
     world_until(&w, &w.hub.heartbeats, 4);
     assert_int_equal(w.hub.arrivals, 0);
     assert_string_equal(w.hub.waiting_for, "first weights from learner");
+    int64_t passed_us = (w.now_ns - START_NS) / 1000;
+    assert_in_range(w.hub.spent_us, passed_us - 100000, passed_us); /* T1: all of its time */
+    assert_in_range(w.hub.weights_us, w.hub.spent_us - 100000, w.hub.spent_us);
 
     publish(&w, &w.config, w.flat, 0);
     world_until(&w, &w.hub.kept_count, 3);

@@ -166,8 +166,10 @@ static void test_learner_follows_the_objective(void **state)
         (const char *const[]){"rl.steps=10", "rl.updates_per_batch=2", "rl.max_prompt_tokens=20",
                               "rl.sampling.max_completion_tokens=30",
                               "rl.objective.aggregation=constant", "rl.objective.scale=none",
-                              "rl.objective.kl_estimator=k2", "rl.objective.clip_high=0.28"},
-        8);
+                              "rl.objective.kl_estimator=k2", "rl.objective.clip_high=0.28",
+                              "rl.objective.off_policy_correction=decoupled",
+                              "rl.objective.importance_weight_max=5"},
+        10);
     learner_options_from(&options, &recipe, "model", "stage", "hash");
     assert_int_equal(options.trainer.optimizer.total_steps, 20);
     assert_int_equal(options.trainer.max_sequence_tokens, 50);
@@ -176,6 +178,8 @@ static void test_learner_follows_the_objective(void **state)
     assert_int_equal(options.loss.kl_estimator, KL_K2);
     assert_int_equal(options.scale, SCALE_NONE);
     assert_true(options.loss.clip_high == 0.28f);
+    assert_int_equal(options.loss.off_policy, OFF_POLICY_DECOUPLED);
+    assert_true(options.loss.importance_weight_max == 5.0f);
     recipe_release(&recipe);
 }
 

@@ -193,6 +193,59 @@ static void test_the_file(void **state)
     unlink(path);
 }
 
+/* A heartbeat's account of a worker's time is a record of the workers' metrics. */
+static void test_where_the_time_goes(void **state)
+{
+    (void)state;
+    Hone__Heartbeat beat = HONE__HEARTBEAT__INIT;
+    Hone__TimeSpent items[2] = {HONE__TIME_SPENT__INIT, HONE__TIME_SPENT__INIT};
+    Hone__TimeSpent *pointers[2] = {&items[0], &items[1]};
+    Hone__SlotUse use = HONE__SLOT_USE__INIT;
+    struct metrics *metrics;
+    char wait[] = "wait_prompts", generate[] = "generate", path[] = "/tmp/hone_workers_XXXXXX";
+    char *data;
+    size_t bytes;
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    start(1, 1);
+    seconds(2);
+    assert_int_equal(metrics_open(&metrics, path, &world.clock), 0);
+    world.hub->options.workers = metrics;
+    items[0].activity = wait;
+    items[0].us = 1500000;
+    items[1].activity = generate;
+    items[1].us = 4500000;
+    beat.n_time_spent = 2;
+    beat.time_spent = pointers;
+    beat.has_swap_ms = beat.has_fetch_ms = beat.has_fetch_bytes = 1;
+    beat.swap_ms = 0.25;
+    beat.fetch_ms = 8;
+    beat.fetch_bytes = 1024;
+    use.has_full_us = 1;
+    use.full_us = 2000000;
+    beat.slot_use = &use;
+    for (int i = 0; i < 3; i++) { /* of which the hub keeps one: there are few records a second */
+        say(&world.actors[0], &beat);
+        world_tick(&world);
+    }
+    metrics_close(metrics);
+    world.hub->options.workers = NULL;
+    world_end(&world);
+    assert_int_equal(file_read(path, 1 << 20, &data, &bytes), 0);
+    static const char *const expected[] = {
+        "\"worker\": \"actor-0\"",   "\"role\": \"actor\"",     "\"time/wait_prompts_s\": 1.5",
+        "\"time/generate_s\": 4.5",  "\"time/busy_s\": 4.5",    "\"time/total_s\": 6",
+        "\"weights/swap_ms\": 0.25", "\"weights/fetch_ms\": 8", "\"weights/fetch_bytes\": 1024",
+        "\"slots/full_s\": 2"};
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++)
+        if (strstr(data, expected[i]) == NULL)
+            fail_msg("%s is not in %s", expected[i], data);
+    assert_ptr_equal(strchr(data, '\n'), data + bytes - 1);
+    memory_free(data);
+    unlink(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -203,6 +256,7 @@ int main(void)
         cmocka_unit_test(test_through_an_actor_to_the_learner),
         cmocka_unit_test(test_announced_silence),
         cmocka_unit_test(test_the_file),
+        cmocka_unit_test(test_where_the_time_goes),
     };
     log_set_level(LOG_LEVEL_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -28,6 +28,11 @@ for value in $(metric run/metrics/rl.jsonl mismatch/unequal_tokens); do
     expect "the learner's logprobs equal the actors' (G6), got $value" test "$value" = 0
 done
 expect "audit" "$hone" audit run
+"$hone" inspect run --time >time.txt || fail "hone inspect --time"
+for row in "actor-0  *generate" "actor-1  *total" "learner  *train" "scorer-0  *wait_requests"; do
+    expect "the account of the workers' time has $row" grep -q "^$row  *[0-9]" time.txt
+done
+expect "swaps are in the metrics" grep -q '"weights/swap_ms": [0-9]' run/metrics/workers.jsonl
 expect "inspect shows text and logprobs" sh -c "'$hone' inspect run --limit 1 --tokens | grep -q completion"
 expect "inspect finds what was trained" sh -c "'$hone' inspect run --limit 1000 --status trained | grep -c '^trajectory' | grep -qx 96"
 expect "inspect says in which batch" sh -c "'$hone' inspect run --limit 1 --status trained | grep -q 'its group is trained in batch'"

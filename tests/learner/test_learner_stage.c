@@ -37,6 +37,8 @@ struct stored_batch {
     struct trajectory trajectories[SAMPLES];
 };
 
+#define START_NS INT64_C(1000000000000)
+
 struct world {
     int64_t now_ns;
     struct clock clock;
@@ -53,7 +55,8 @@ struct world {
     struct wire_peer peer;
     bool generates; /* the next batch is sampled and sent when the last one is done */
     int hellos, readies, dones, heartbeats, absences;
-    bool answers; /* the hub answers heartbeats */
+    int64_t spent_us; /* all that the last heartbeat accounts for */
+    bool answers;     /* the hub answers heartbeats */
     int64_t ready_durable, ready_version;
     char ready_hash[HASH_HEX_SIZE];
     int64_t trained, durable, sent;
@@ -114,6 +117,16 @@ static void send_batch(struct world *w, int64_t number, int64_t source)
     w->sent = number;
 }
 
+/* What an announcement of absence does not tell. */
+static void keep_time(struct world *w, const Hone__Heartbeat *beat)
+{
+    if (beat->n_time_spent == 0)
+        return;
+    w->spent_us = 0;
+    for (size_t i = 0; i < beat->n_time_spent; i++)
+        w->spent_us += beat->time_spent[i]->us;
+}
+
 static void handle_done(struct world *w, const Hone__BatchDone *done)
 {
     w->dones++;
@@ -157,6 +170,7 @@ static void hub_tick(struct world *w)
             break;
         case HONE__KIND__KIND_HEARTBEAT:
             w->heartbeats++;
+            keep_time(w, envelope->heartbeat);
             if (envelope->heartbeat->has_absent_ms && envelope->heartbeat->absent_ms > 0) {
                 assert_non_null(strstr(envelope->heartbeat->doing, "saving the "));
                 w->absences++;
@@ -310,7 +324,7 @@ static void stop_learner(struct world *w)
 static void world_open(struct world *w)
 {
     memset(w, 0, sizeof *w);
-    w->now_ns = INT64_C(1000000000000);
+    w->now_ns = START_NS;
     w->clock = clock_fake(&w->now_ns);
     w->held = -1;
     snprintf(w->directory, sizeof w->directory, "/tmp/hone-learner-XXXXXX");
@@ -474,6 +488,9 @@ static void test_a_restart_equals_the_uninterrupted_run(void **state)
     assert_int_equal(w.readies, 1);
     assert_int_equal(w.ready_version, 0);
     assert_true(w.heartbeats > 0);
+    world_run(&w, 2500);
+    int64_t passed_us = (w.now_ns - START_NS) / 1000;
+    assert_in_range(w.spent_us, passed_us - 1100000, passed_us); /* T1: all of its time */
     for (int n = 2; n <= STEPS; n++)
         assert_string_not_equal(w.hashes[n - 1], w.hashes[n]);
     for (int i = 0; w.held < STEPS; i++) {

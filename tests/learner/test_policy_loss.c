@@ -126,6 +126,78 @@ static void clipping_by_hand(void **state)
     assert_true(f.d_logprob[2][1] == 0.0f);
 }
 
+/* The first pass makes the proximal policy: its ratio is 1, the weight its truncated ratio to the
+ * behavior policy. A later pass is clipped around it. */
+static void off_policy_correction_by_hand(void **state)
+{
+    (void)state;
+    static const int32_t lengths[] = {1, 1, 1, 1};
+    static const double before[] = {1.5, 0.5, 3.0, 1.0}; /* proximal / behavior */
+    static const double after[] = {1.1, 1.5, 0.5, 0.5};  /* policy / proximal */
+    static const float advantages[] = {2.0f, 2.0f, -2.0f, -2.0f};
+    static const double weights[] = {1.5, 0.5, 2.0, 1.0};    /* truncated at 2 */
+    static const double clipped[] = {-2.2, -2.56, 1.6, 1.6}; /* min(u A, clip(u) A) */
+    static const double slopes[] = {-2.2, 0.0, 0.0, 0.0};
+    static struct streams_fixture f;
+    static float proximal[4][STREAM_TOKENS];
+
+    for (int decoupled = 0; decoupled < 2; decoupled++) {
+        struct policy_loss loss = make_loss();
+        loss.options.off_policy = decoupled ? OFF_POLICY_DECOUPLED : OFF_POLICY_NONE;
+        loss.options.importance_weight_max = 2.0f;
+        loss.first_pass = true;
+        streams_open(&f, 4, lengths);
+        double first = 0.0, second = 0.0;
+        for (int s = 0; s < 4; s++) {
+            double weight = decoupled ? weights[s] : 1.0;
+            f.data[s].advantage = advantages[s];
+            f.data[s].proximal_logprob = proximal[s];
+            f.behavior[s][1] = -2.0f;
+            f.logprob[s][1] = (float)log(before[s]) - 2.0f;
+            first -= weight * (double)advantages[s];
+            second += weight * clipped[s];
+        }
+        assert_near(streams_run(&f, &loss), first / 4.0, 1e-6);
+        assert_near(loss.stats.ratio_max, 3.0, 1e-6); /* to the behavior policy, always */
+        for (int s = 0; s < 4; s++) {
+            double weight = decoupled ? weights[s] : 1.0;
+            assert_near((double)f.d_logprob[s][1], -weight * (double)advantages[s] / 4.0, 1e-6);
+            assert_true(proximal[s][1] == f.logprob[s][1]);
+            f.logprob[s][1] += (float)log(after[s]);
+        }
+        loss.first_pass = false;
+        assert_near(streams_run(&f, &loss), second / 4.0, 1e-6);
+        assert_int_equal(loss.stats.clipped_high, 1);
+        assert_int_equal(loss.stats.clipped_low, 2);
+        for (int s = 0; s < 4; s++) {
+            double weight = decoupled ? weights[s] : 1.0;
+            assert_near((double)f.d_logprob[s][1], weight * slopes[s] / 4.0, 1e-6);
+        }
+    }
+}
+
+/* Where nothing is stale, every correction is the same gradient, bit for bit. */
+static void corrections_agree_on_policy(void **state)
+{
+    (void)state;
+    static struct streams_fixture f;
+    static float d_logprob[STREAM_SEQUENCES][STREAM_TOKENS];
+    double totals[3];
+    for (int kind = OFF_POLICY_BEHAVIOR_RATIO; kind <= OFF_POLICY_NONE; kind++) {
+        struct policy_loss loss = make_loss();
+        loss.options.off_policy = (enum off_policy)kind;
+        loss.options.importance_weight_max = 2.0f;
+        loss.first_pass = true;
+        fill_random(&f, 12);
+        memcpy(f.behavior, f.logprob, sizeof f.behavior);
+        totals[kind] = streams_run(&f, &loss);
+        if (kind == 0)
+            memcpy(d_logprob, f.d_logprob, sizeof d_logprob);
+        assert_true(totals[kind] == totals[0] && totals[kind] != 0.0);
+        assert_memory_equal(d_logprob, f.d_logprob, sizeof d_logprob);
+    }
+}
+
 static void aggregation_by_hand(void **state)
 {
     (void)state;
@@ -416,6 +488,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(derivatives_match_finite_differences),
         cmocka_unit_test(clipping_by_hand),
+        cmocka_unit_test(off_policy_correction_by_hand),
+        cmocka_unit_test(corrections_agree_on_policy),
         cmocka_unit_test(aggregation_by_hand),
         cmocka_unit_test(kl_by_hand),
         cmocka_unit_test(statistics_by_hand),

@@ -71,6 +71,20 @@ static int check_hash(struct curriculum_stage *hub, int64_t number, const char *
                      number, batch->weights_hash, hash);
 }
 
+/* Of the last versions up to `last`, in the commit that makes it durable: a message or a hub that
+ * is lost before takes nothing along that the next one does not bring. */
+static int check_hashes(struct curriculum_stage *hub, int64_t last, char *const *hashes,
+                        size_t count)
+{
+    int rc = 0;
+    for (size_t i = 0; i < count && rc == 0; i++) {
+        int64_t number = last - (int64_t)(count - 1 - i);
+        if (number >= 1 && number <= hub->batch_count)
+            rc = check_hash(hub, number, hashes[i]);
+    }
+    return rc;
+}
+
 int training_on_ready(struct curriculum_stage *hub, struct peer *peer,
                       const Hone__LearnerReady *message)
 {
@@ -93,12 +107,10 @@ int training_on_ready(struct curriculum_stage *hub, struct peer *peer,
     snprintf(learner->endpoint, sizeof learner->endpoint, "%s", message->weights_endpoint);
     mark_done(hub, trained);
     mark_durable(hub, message->durable_batch > 0 ? message->durable_batch : 0);
-    /* In the same commit: a hub that then dies need not hear of that version again. */
-    if (message->durable_batch > 0 && message->durable_hash != NULL) {
-        int rc = check_hash(hub, message->durable_batch, message->durable_hash);
-        if (rc < 0)
-            return rc;
-    }
+    int rc = check_hashes(hub, message->durable_batch, message->durable_hashes,
+                          message->n_durable_hashes);
+    if (rc < 0)
+        return rc;
     for (int32_t i = 0; i < hub->peers.count; i++)
         hub->peers.items[i].told_version = -1;
     log_info("%s is ready at version %" PRId64 " (batch %" PRId64 " durable)", peer->wire.identity,
@@ -118,11 +130,11 @@ int training_on_done(struct curriculum_stage *hub, struct peer *peer,
         return foreign(hub, peer, number);
     if (number > learner->sent) /* it reported anew while this batch was on its way */
         learner->sent = number;
-    if (message->weights_hash != NULL && message->weights_hash[0] != '\0') {
-        int rc = check_hash(hub, number, message->weights_hash);
-        if (rc < 0)
-            return rc;
-    }
+    int rc = check_hashes(hub, number, message->durable_hashes, message->n_durable_hashes);
+    if (rc == 0 && message->weights_hash != NULL && message->weights_hash[0] != '\0')
+        rc = check_hash(hub, number, message->weights_hash);
+    if (rc < 0)
+        return rc;
     if (number > learner->trained)
         learner->trained = number;
     if (message->has_policy_version && message->policy_version > learner->version)

@@ -47,8 +47,9 @@ struct learner_stage {
     struct publisher *publisher;
     struct wire_client *hub;
 
-    int64_t durable;                    /* last batch in a checkpoint */
-    char durable_hash[HASH_HEX_SIZE];   /* of its weights */
+    int64_t durable; /* last batch in a checkpoint, and hashes of the versions up to it */
+    int32_t durable_hash_count;
+    char durable_hashes[CHECKPOINT_HASHES_MAX][HASH_HEX_SIZE];
     int64_t told_trained, told_durable; /* what the hub was told since its Welcome */
     int64_t told_hash;                  /* last batch whose version's hash it was told, in order */
     int64_t first_version;              /* that this process has made or loaded */
@@ -74,8 +75,14 @@ static const char *checkpoints_path(const struct learner_stage *s, char *buffer,
 /* The weights in hand are those of a checkpoint, whose state has their hash. */
 static void set_durable(struct learner_stage *s)
 {
-    s->durable = s->policy.state.batch;
-    memcpy(s->durable_hash, s->policy.state.weights_hash, sizeof s->durable_hash);
+    const struct checkpoint_state *state = &s->policy.state;
+    s->durable = state->batch;
+    s->durable_hash_count = state->version_hash_count;
+    memcpy(s->durable_hashes, state->version_hashes, sizeof s->durable_hashes);
+    if (s->durable_hash_count == 0) { /* a checkpoint of before */
+        memcpy(s->durable_hashes[0], state->weights_hash, sizeof s->durable_hashes[0]);
+        s->durable_hash_count = 1;
+    }
 }
 
 /* Weights of version 0, or of the newest checkpoint when there is one. */
@@ -208,6 +215,14 @@ static void send_hello(struct learner_stage *s, int64_t now_ms)
     s->asked_for_hello = false;
 }
 
+static size_t list_durable_hashes(struct learner_stage *s, char *hashes[CHECKPOINT_HASHES_MAX])
+{
+    int32_t count = s->durable > 0 ? s->durable_hash_count : 0;
+    for (int32_t i = 0; i < count; i++)
+        hashes[i] = s->durable_hashes[i];
+    return (size_t)count;
+}
+
 static void send_ready(struct learner_stage *s)
 {
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
@@ -215,8 +230,9 @@ static void send_ready(struct learner_stage *s)
     ready.durable_batch = s->durable;
     ready.policy_version = s->policy.state.batch;
     ready.weights_endpoint = (char *)(uintptr_t)publisher_endpoint(s->publisher);
-    if (s->durable > 0)
-        ready.durable_hash = s->durable_hash;
+    char *hashes[CHECKPOINT_HASHES_MAX];
+    ready.durable_hashes = hashes;
+    ready.n_durable_hashes = list_durable_hashes(s, hashes);
     envelope.learner_ready = &ready;
     if (send_kind(s, HONE__KIND__KIND_LEARNER_READY, &envelope))
         s->ready_due = false;
@@ -235,6 +251,10 @@ static bool send_done(struct learner_stage *s, int64_t number, bool durable)
     bool hashed = number >= s->first_version && publisher_hash(s->publisher, number, hash);
     if (hashed)
         done.weights_hash = hash;
+    char *hashes[CHECKPOINT_HASHES_MAX];
+    done.durable_hashes = hashes;
+    if (number == s->durable)
+        done.n_durable_hashes = list_durable_hashes(s, hashes);
     envelope.batch_done = &done;
     if (!send_kind(s, HONE__KIND__KIND_BATCH_DONE, &envelope))
         return false;
@@ -255,10 +275,10 @@ static void send_due(struct learner_stage *s)
             return;
         s->told_trained++;
     }
-    while (!s->ready_due && s->told_durable < s->durable) {
-        if (!send_done(s, s->told_durable + 1, true))
+    if (!s->ready_due && s->told_durable < s->durable) {
+        if (!send_done(s, s->durable, true))
             return;
-        s->told_durable++;
+        s->told_durable = s->durable;
     }
     /* A version is announced before its hash is known; the hub is told again. */
     char hash[HASH_HEX_SIZE];
@@ -439,12 +459,31 @@ static void announce_absence(struct learner_stage *s, const char *doing)
     s->heartbeat_ms = INT64_MIN / 2; /* the next one, at once after it, ends the absence */
 }
 
+/* The checkpoint has the hashes of the last versions: whatever makes a batch durable in the log
+ * then brings the log the hashes that it may not have yet. */
+static void collect_hashes(struct learner_stage *s)
+{
+    struct checkpoint_state *state = &s->policy.state;
+    char hex[HASH_HEX_SIZE];
+    publisher_wait(s->publisher);
+    for (int64_t version = s->durable + 1; version <= state->batch; version++) {
+        if (!publisher_hash(s->publisher, version, hex)) {
+            state->version_hash_count = 0; /* it keeps as many as fit, and they are without a gap */
+            continue;
+        }
+        if (state->version_hash_count == CHECKPOINT_HASHES_MAX)
+            memmove(state->version_hashes[0], state->version_hashes[1],
+                    (size_t)--state->version_hash_count * HASH_HEX_SIZE);
+        memcpy(state->version_hashes[state->version_hash_count++], hex, HASH_HEX_SIZE);
+    }
+}
+
 static int write_checkpoint(struct learner_stage *s)
 {
     char directory[HONE_PATH_MAX];
     char path[HONE_PATH_MAX];
     char name[NAME_MAX_BYTES];
-    publisher_wait(s->publisher); /* a durable batch has its version's hash in the log */
+    collect_hashes(s);
     checkpoints_path(s, directory, sizeof directory);
     snprintf(name, sizeof name, "step-%" PRId64, s->policy.state.batch);
     path_join(path, sizeof path, directory, name);

@@ -103,6 +103,10 @@ static int write_state(const char *directory, const struct checkpoint_state *sta
         json_object_set_new(root, numbers[i].key, json_integer(*numbers[i].value));
     json_object_set_new(root, "recipe_hash", json_string(state->recipe_hash));
     json_object_set_new(root, "weights_hash", json_string(state->weights_hash));
+    json_t *hashes = json_array();
+    for (int32_t i = 0; i < state->version_hash_count; i++)
+        json_array_append_new(hashes, json_string(state->version_hashes[i]));
+    json_object_set_new(root, "version_hashes", hashes);
     int rc = write_json(directory, "state.json", root);
     json_decref(root);
     return rc;
@@ -116,6 +120,26 @@ static int read_state_string(const json_t *root, const char *directory, const ch
         return error_set(HONE_EFORMAT, "%s/state.json: \"%s\" is missing or too long", directory,
                          key);
     memcpy(value, string, strlen(string) + 1);
+    return 0;
+}
+
+/* Checkpoints of before have none. */
+static int read_version_hashes(const json_t *root, const char *directory,
+                               struct checkpoint_state *state)
+{
+    const json_t *hashes = json_object_get(root, "version_hashes");
+    size_t count = json_array_size(hashes);
+    if (count > CHECKPOINT_HASHES_MAX)
+        return error_set(HONE_EFORMAT, "%s/state.json: \"version_hashes\" has %zu entries, not %d",
+                         directory, count, CHECKPOINT_HASHES_MAX);
+    for (size_t i = 0; i < count; i++) {
+        const char *hex = json_string_value(json_array_get(hashes, i));
+        if (!hex || strlen(hex) != HASH_HEX_SIZE - 1)
+            return error_set(HONE_EFORMAT,
+                             "%s/state.json: \"version_hashes\" holds what is no hash", directory);
+        memcpy(state->version_hashes[i], hex, HASH_HEX_SIZE);
+    }
+    state->version_hash_count = (int32_t)count;
     return 0;
 }
 
@@ -149,6 +173,8 @@ int checkpoint_read_state(const char *directory, struct checkpoint_state *state)
         goto out;
     rc = read_state_string(root, directory, "weights_hash", state->weights_hash,
                            sizeof state->weights_hash);
+    if (rc == 0)
+        rc = read_version_hashes(root, directory, state);
 out:
     json_decref(root);
     return rc;

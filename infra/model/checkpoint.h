@@ -17,6 +17,9 @@
 #include "infra/base/hash.h"
 #include "infra/model/model_config.h"
 
+/* Versions whose hashes a checkpoint of an RL run holds. */
+#define CHECKPOINT_HASHES_MAX 64
+
 struct checkpoint_state {
     char stage[16];          /* "sft", "rl", "dpo" */
     int64_t step;            /* optimiser steps done */
@@ -26,6 +29,10 @@ struct checkpoint_state {
     int64_t tokens;          /* trained so far */
     char recipe_hash[HASH_HEX_SIZE];
     char weights_hash[HASH_HEX_SIZE]; /* model_hash of the weights in the compute dtype */
+    /* RL: the same of the last versions up to policy_version, oldest first: when the learner dies
+     * the log may not have them yet. */
+    int32_t version_hash_count;
+    char version_hashes[CHECKPOINT_HASHES_MAX][HASH_HEX_SIZE];
 };
 
 struct checkpoint_content {

@@ -417,6 +417,28 @@ static void scorer_ack(struct world *world, struct fake_worker *scorer, uint64_t
 
 /* ---- the learner ---- */
 
+struct durable_hashes {
+    size_t count;
+    char text[WORLD_BATCHES_MAX][WORLD_HASH_SIZE], *items[WORLD_BATCHES_MAX];
+};
+
+static void write_hash(const struct fake_learner *learner, int64_t version,
+                       char text[WORLD_HASH_SIZE])
+{
+    snprintf(text, WORLD_HASH_SIZE, "%016llx", (unsigned long long)learner->weights_at[version]);
+}
+
+/* What a checkpoint of version `durable` holds. */
+static void list_hashes(const struct fake_learner *learner, int64_t durable,
+                        struct durable_hashes *hashes)
+{
+    hashes->count = 0;
+    for (int64_t n = 1; n <= durable; n++) {
+        hashes->items[hashes->count] = hashes->text[hashes->count];
+        write_hash(learner, n, hashes->text[hashes->count++]);
+    }
+}
+
 static void learner_ready(struct world *world)
 {
     struct fake_learner *learner = &world->learner;
@@ -426,29 +448,36 @@ static void learner_ready(struct world *world)
     ready.durable_batch = learner->durable;
     ready.policy_version = learner->trained;
     ready.weights_endpoint = endpoint;
-    char hash[32];
-    snprintf(hash, sizeof hash, "%016llx",
-             (unsigned long long)learner->weights_at[learner->durable]);
-    if (learner->durable > 0)
-        ready.durable_hash = hash;
+    struct durable_hashes hashes;
+    list_hashes(learner, learner->durable, &hashes);
+    ready.durable_hashes = hashes.items;
+    ready.n_durable_hashes = hashes.count;
     envelope.learner_ready = &ready;
     learner->queue_count = 0;
     say(&learner->worker, &envelope, HONE__KIND__KIND_LEARNER_READY);
 }
 
+/* A version may be trained before its hash is known; what makes it durable has the hashes. */
 static void learner_done(struct world *world, int64_t number, bool durable)
 {
     struct fake_learner *learner = &world->learner;
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     Hone__BatchDone done = HONE__BATCH_DONE__INIT;
-    char hash[32];
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)learner->weights_at[number]);
+    char hash[WORLD_HASH_SIZE];
+    write_hash(learner, number, hash);
     done.number = number;
     done.has_durable = 1;
     done.durable = durable;
     done.has_policy_version = 1;
     done.policy_version = learner->trained;
-    done.weights_hash = hash;
+    struct durable_hashes hashes = {0};
+    if (durable)
+        list_hashes(learner, number, &hashes);
+    done.durable_hashes = hashes.items;
+    done.n_durable_hashes = hashes.count;
+    int late = world->options.late_hashes;
+    if (late == 0 || (int)world_draw(world, 100) >= late)
+        done.weights_hash = hash;
     envelope.batch_done = &done;
     say(&learner->worker, &envelope, HONE__KIND__KIND_BATCH_DONE);
 }

@@ -14,6 +14,7 @@
 #define WORLD_SCORERS_MAX 3
 #define WORLD_HELD_MAX    256
 #define WORLD_BATCHES_MAX 64
+#define WORLD_HASH_SIZE   17
 #define WORLD_ACKED_MAX   4096
 
 struct held_sample { /* one sample of a lease that an actor works on, or one it has finished */
@@ -69,6 +70,7 @@ struct world_options {
     int actors, scorers;
     int slots; /* samples an actor holds */
     int checkpoint_every;
+    int late_hashes; /* out of 100: versions announced before their hash is known */
     int zero_groups; /* out of 100: groups whose rewards are all equal */
     struct world_rates rates;
     /* A simulated disk: makes the store for each process of the hub. NULL: RocksDB in a directory,

@@ -58,7 +58,8 @@ struct world {
     int64_t spent_us; /* all that the last heartbeat accounts for */
     bool answers;     /* the hub answers heartbeats */
     int64_t ready_durable, ready_version;
-    char ready_hash[HASH_HEX_SIZE];
+    int32_t ready_hash_count;
+    char ready_hashes[STEPS + 1][HASH_HEX_SIZE]; /* by version */
     int64_t trained, durable, sent;
     char hashes[STEPS + 1][HASH_HEX_SIZE];
     struct stored_batch batches[STEPS + 1];
@@ -127,6 +128,16 @@ static void keep_time(struct world *w, const Hone__Heartbeat *beat)
         w->spent_us += beat->time_spent[i]->us;
 }
 
+static void keep_ready_hashes(struct world *w, const Hone__LearnerReady *ready)
+{
+    int64_t first = ready->durable_batch - (int64_t)ready->n_durable_hashes + 1;
+    assert_true(ready->n_durable_hashes == 0 || first >= 1);
+    w->ready_hash_count = (int32_t)ready->n_durable_hashes;
+    for (size_t i = 0; i < ready->n_durable_hashes; i++)
+        snprintf(w->ready_hashes[first + (int64_t)i], HASH_HEX_SIZE, "%s",
+                 ready->durable_hashes[i]);
+}
+
 static void handle_done(struct world *w, const Hone__BatchDone *done)
 {
     w->dones++;
@@ -159,9 +170,7 @@ static void hub_tick(struct world *w)
             w->readies++;
             w->ready_durable = envelope->learner_ready->durable_batch;
             w->ready_version = envelope->learner_ready->policy_version;
-            snprintf(w->ready_hash, sizeof w->ready_hash, "%s",
-                     envelope->learner_ready->durable_hash ? envelope->learner_ready->durable_hash
-                                                           : "");
+            keep_ready_hashes(w, envelope->learner_ready);
             assert_string_equal(envelope->learner_ready->weights_endpoint, w->weights_endpoint);
             w->sent = w->ready_version;
             break;
@@ -520,7 +529,9 @@ static void test_a_restart_equals_the_uninterrupted_run(void **state)
     until_ready(&w, 2);
     assert_int_equal(w.ready_durable, 2);
     assert_int_equal(w.ready_version, 2);
-    assert_string_equal(w.ready_hash, w.hashes[2]);
+    assert_int_equal(w.ready_hash_count, 2); /* of the two versions in that checkpoint */
+    assert_string_equal(w.ready_hashes[1], w.hashes[1]);
+    assert_string_equal(w.ready_hashes[2], w.hashes[2]);
     w.trained = 2;
     for (int64_t n = 3; n <= STEPS; n++) {
         send_batch(&w, n, n);

@@ -60,6 +60,7 @@ static void draw_run(struct sim *sim, struct world_options *options)
     options->scorers = between(sim, 1, WORLD_SCORERS_MAX);
     options->slots = between(sim, 2, 10);
     options->checkpoint_every = between(sim, 1, 3);
+    options->late_hashes = 50;
     options->zero_groups = between(sim, 0, 50);
     options->hub.seed = sim->options.seed;
     options->hub.steps = between(sim, 3, 6);

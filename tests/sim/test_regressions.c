@@ -175,6 +175,25 @@ static void test_a_batch_before_the_learner_is_ready(void **state)
     expect_a_whole_run();
 }
 
+/* A learner died after a checkpoint, before the log had the hash of a version that was not the
+ * checkpoint's own: nobody knew it any more. And the checkpoint after the next had to bring it,
+ * too, where the message itself was lost. */
+static void test_hashes_of_versions_outlive_their_messages(void **state)
+{
+    (void)state;
+    world.options.late_hashes = 100;
+    for (int64_t batch = 2; batch <= 4; batch += 2) { /* the checkpoints */
+        until_trained(batch);
+        assert_int_equal(world.learner.durable, batch);
+        sim_net_cut(world.learner.worker.client, 0);
+        if (batch == 4)
+            world_kill_learner(&world);
+    }
+    expect_a_whole_run();
+    for (int64_t n = 0; n < world.options.hub.steps; n++)
+        assert_true(world.hub->batches[n].weights_hash[0] != '\0');
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -185,6 +204,7 @@ int main(void)
         TEST(test_the_end_is_committed_before_it_is_told),
         TEST(test_a_credit_lost_with_its_connection_is_given_again),
         TEST(test_a_batch_before_the_learner_is_ready),
+        TEST(test_hashes_of_versions_outlive_their_messages),
     };
     log_set_level((enum log_level)(LOG_LEVEL_ERROR + 1)); /* the disk fails on purpose */
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,9 +16,10 @@
 #include "infra/base/memory.h"
 #include "infra/launch/stack_dump.h"
 #include "infra/launch/supervisor.h"
+#include "infra/store/rocks_store.h"
 #include "infra/telemetry/table.h"
 
-enum { LOOK_MS = 1000, STATUS_MS = 2000 };
+enum { LOOK_MS = 1000, STATUS_MS = 2000, DISK_FULL_MS = 3000 };
 enum { TICK_MS = 20, STOP_GRACE_MS = 3000, RESTARTS_MAX = 5, RESTART_WINDOW_MS = 60000 };
 
 static volatile sig_atomic_t interrupted;
@@ -36,6 +37,7 @@ struct pipeline {
     struct text waiting; /* who waits for whom, as the hub wrote it last; empty: not in RL */
     int64_t looked_ms, status_ms; /* monotonic */
     char stall_root[96];          /* who was named in the stall that lasts; "" none */
+    bool disk_full;               /* and said so */
 };
 
 /* ---- status.json ---- */
@@ -151,6 +153,21 @@ static void examine(const struct pipeline *p, const struct supervisor *superviso
     supervisor_ask_stack(supervisor, index);
 }
 
+/* A hub that cannot write its log waits for room, and cannot write that down either. */
+static void watch_disk(struct pipeline *p, int64_t silent_ms)
+{
+    int64_t free_bytes = file_free_bytes(p->run.path);
+    bool full = silent_ms >= DISK_FULL_MS && free_bytes >= 0 && free_bytes < ROCKS_STORE_ROOM_BYTES;
+    if (full && !p->disk_full)
+        log_warn("the disk of %s is full (%lld MB are free) and the run waits: free %lld MB and it "
+                 "goes on",
+                 p->run.path, (long long)(free_bytes >> 20),
+                 (long long)(ROCKS_STORE_ROOM_BYTES >> 20));
+    if (!full && p->disk_full)
+        log_info("the disk has room again, or the run does without: it goes on");
+    p->disk_full = full;
+}
+
 /* Once a second: the hub's file. It names the root of a stall; a file that is not renewed makes the
  * hub itself the root. */
 static void watch_stalls(struct pipeline *p, const struct supervisor *supervisor, const char *stage)
@@ -167,6 +184,7 @@ static void watch_stalls(struct pipeline *p, const struct supervisor *supervisor
         return;
     int64_t age_ms =
         clock_unix_ms(clock_system()) - json_integer_value(json_object_get(file, "time_ms"));
+    watch_disk(p, age_ms);
     bool hub_stands = stall_ms > 0 && age_ms >= stall_ms;
     bool stalled = hub_stands || json_is_true(json_object_get(file, "stalled"));
     const char *root = json_string_value(json_object_get(file, "root"));

@@ -144,3 +144,13 @@ int error_exit_status(int code)
     }
     return 1;
 }
+
+const char *error_exit_subject(int status)
+{
+    static const char *const subjects[] = {
+        "success",          "failure", "usage or recipe",  "input",  "disk",
+        "peer or deadline", "memory",  "something in use", "a guard"};
+    if (status >= 0 && status < (int)(sizeof subjects / sizeof *subjects))
+        return subjects[status];
+    return status == 130 ? "interrupted" : "failure";
+}

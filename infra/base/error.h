@@ -41,5 +41,7 @@ void error_clear(void);
 /* 0 success, 1 general, 2 bad usage or recipe, 3 bad, missing or unsupported input, 4 disk, 5 peer
  * or timeout, 6 memory, 7 busy, 8 a guard stopped the run, 130 interrupted. */
 int error_exit_status(int code);
+/* What such a status is about, in a word or two. */
+const char *error_exit_subject(int status);
 
 #endif

@@ -168,7 +168,9 @@ static void describe_end(const struct worker_process *worker, char *buffer, size
         snprintf(buffer, capacity, "was killed by signal %d (%s)", WTERMSIG(worker->exit_status),
                  strsignal(WTERMSIG(worker->exit_status)));
     else
-        snprintf(buffer, capacity, "ended with exit status %d", WEXITSTATUS(worker->exit_status));
+        snprintf(buffer, capacity, "ended with exit status %d (%s)",
+                 WEXITSTATUS(worker->exit_status),
+                 error_exit_subject(WEXITSTATUS(worker->exit_status)));
 }
 
 /* A dead worker: waits for its next start, or has failed for good. */

@@ -22,9 +22,7 @@
 #define CACHE_BYTES         ((size_t)8 << 20)
 #define FILTER_BITS         10 /* a key; of keys that are not there, 1 % look as if they were */
 /* Values from this size on lie in files of their own, which compaction leaves alone. */
-#define BLOB_BYTES 1024
-/* Reopening writes what the WAL holds into tables, so it may need as much room as the buffers. */
-#define BALLAST_BYTES     ((int64_t)24 << 20)
+#define BLOB_BYTES        1024
 #define READ_ONLY_TRIES   5 /* a live writer may retire a file while it is read */
 #define READ_ONLY_WAIT_MS 20
 #define INFO_LOG_FATAL    4
@@ -217,7 +215,7 @@ static bool give_ballast_back(struct rocks_store *store)
     if (store->read_only || unlink(file_in(store, path, "BALLAST")) != 0)
         return false;
     log_warn("disk full: gave the %lld MB of %s back to keep the log usable",
-             (long long)(BALLAST_BYTES >> 20), path);
+             (long long)(ROCKS_STORE_ROOM_BYTES >> 20), path);
     return true;
 }
 
@@ -225,12 +223,12 @@ static void keep_ballast(struct rocks_store *store)
 {
     char path[HONE_PATH_MAX];
     file_in(store, path, "BALLAST");
-    if (file_exists(path) || file_free_bytes(store->directory) < 2 * BALLAST_BYTES)
+    if (file_exists(path) || file_free_bytes(store->directory) < 2 * ROCKS_STORE_ROOM_BYTES)
         return;
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
     if (fd < 0)
         return;
-    if (posix_fallocate(fd, 0, BALLAST_BYTES) != 0)
+    if (posix_fallocate(fd, 0, ROCKS_STORE_ROOM_BYTES) != 0)
         unlink(path);
     close(fd);
 }
@@ -239,10 +237,11 @@ static int rocks_open(struct log_store *base)
 {
     struct rocks_store *store = rocks(base);
     int64_t free_bytes = file_free_bytes(store->directory);
-    if (store->disk_full && free_bytes >= 0 && free_bytes < BALLAST_BYTES)
-        return error_set(
-            HONE_ENOSPC, "%s: the disk is full; free %lld MB and it goes on (%lld MB are free)",
-            store->directory, (long long)(BALLAST_BYTES >> 20), (long long)(free_bytes >> 20));
+    if (store->disk_full && free_bytes >= 0 && free_bytes < ROCKS_STORE_ROOM_BYTES)
+        return error_set(HONE_ENOSPC,
+                         "%s: the disk is full; free %lld MB and it goes on (%lld MB are free)",
+                         store->directory, (long long)(ROCKS_STORE_ROOM_BYTES >> 20),
+                         (long long)(free_bytes >> 20));
     if (!store->read_only && free_bytes >= 0 && free_bytes < DIARY_BYTES &&
         !give_ballast_back(store)) {
         store->disk_full = true;

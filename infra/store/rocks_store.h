@@ -6,6 +6,11 @@
 
 #include "infra/store/log_store.h"
 
+/* A store that met a full disk opens again when so much is free: opening writes what the
+ * write-ahead log holds into tables, so it may need as much room as the buffers. The ballast is as
+ * large. */
+#define ROCKS_STORE_ROOM_BYTES ((int64_t)24 << 20)
+
 /* Creates directory when missing and not read_only; opens nothing yet. HONE_ENOENT: no log there.
  */
 int rocks_store_create(struct log_store **store, const char *directory, bool read_only);

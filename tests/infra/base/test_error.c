@@ -64,6 +64,10 @@ static void test_exit_statuses(void **state)
     assert_int_equal(error_exit_status(0), 0);
     assert_int_equal(error_exit_status(12), 0);
     assert_int_equal(error_exit_status(HONE_EINVAL), 2);
+    assert_string_equal(error_exit_subject(error_exit_status(HONE_ENOSPC)), "disk");
+    assert_string_equal(error_exit_subject(error_exit_status(HONE_EGUARD)), "a guard");
+    assert_string_equal(error_exit_subject(9), "failure");
+    assert_string_equal(error_exit_subject(130), "interrupted");
     assert_int_equal(error_exit_status(HONE_EFORMAT), 3);
     assert_int_equal(error_exit_status(HONE_ENOSPC), 4);
     assert_int_equal(error_exit_status(HONE_EINTERRUPTED), 130);

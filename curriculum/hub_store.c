@@ -9,22 +9,11 @@
 #include "infra/base/error.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
+#include "infra/store/log_record.h"
 #include "infra/wire/codec.h"
 #include "infra/wire/envelope.h"
 
 static const char state_key[] = "hub";
-
-static void put(struct curriculum_stage *hub, enum log_keyspace keyspace, uint64_t id,
-                const ProtobufCMessage *message)
-{
-    unsigned char key[8];
-    struct text bytes;
-    text_init(&bytes);
-    run_log_key_u64(id, key);
-    wire_pack(message, &bytes);
-    run_log_put(hub->log, keyspace, key, sizeof key, bytes.data, bytes.length);
-    text_release(&bytes);
-}
 
 void hub_store_group(struct curriculum_stage *hub, const struct group *group)
 {
@@ -43,7 +32,7 @@ void hub_store_group(struct curriculum_stage *hub, const struct group *group)
         record.reason = (char *)(uintptr_t)drop_reason_name(group->reason);
     record.n_trajectory_ids = (size_t)group->size;
     record.trajectory_ids = ids;
-    put(hub, LOG_GROUPS, group->id, &record.base);
+    log_record_put(hub->log, LOG_GROUPS, group->id, &record.base);
     memory_free(ids);
 }
 
@@ -64,7 +53,7 @@ void hub_store_lease(struct curriculum_stage *hub, const struct lease *lease)
     record.deadline_ms = lease->deadline_ms;
     record.has_leased_ms = 1;
     record.leased_ms = lease->leased_ms;
-    put(hub, LOG_LEASES, lease->id, &record.base);
+    log_record_put(hub->log, LOG_LEASES, lease->id, &record.base);
 }
 
 void hub_delete_lease(struct curriculum_stage *hub, const struct lease *lease)
@@ -87,7 +76,7 @@ void hub_store_batch(struct curriculum_stage *hub, int64_t number)
     record.formed_at_version = number - 1;
     if (batch->weights_hash[0] != '\0')
         record.weights_hash = (char *)(uintptr_t)batch->weights_hash;
-    put(hub, LOG_BATCHES, (uint64_t)number, &record.base);
+    log_record_put(hub->log, LOG_BATCHES, (uint64_t)number, &record.base);
 }
 
 void hub_store_state(struct curriculum_stage *hub)
@@ -112,26 +101,10 @@ void hub_store_state(struct curriculum_stage *hub)
     hub->state_changed = false;
 }
 
-static int read_record(struct run_log *log, enum log_keyspace keyspace, uint64_t id,
-                       const ProtobufCMessageDescriptor *descriptor, ProtobufCMessage **message)
-{
-    unsigned char key[8];
-    struct text bytes;
-    text_init(&bytes);
-    run_log_key_u64(id, key);
-    *message = NULL;
-    int rc = run_log_get(log, keyspace, key, sizeof key, &bytes);
-    if (rc > 0 && wire_unpack(message, descriptor, bytes.data, bytes.length) < 0)
-        rc = error_set(HONE_ECORRUPT, "%s %" PRIu64 " in the log: %s", descriptor->short_name, id,
-                       error_message());
-    text_release(&bytes);
-    return rc;
-}
-
 int hub_read_group(struct run_log *log, uint64_t id, Hone__GroupRecord **message)
 {
     ProtobufCMessage *base;
-    int rc = read_record(log, LOG_GROUPS, id, &hone__group_record__descriptor, &base);
+    int rc = log_record_get(log, LOG_GROUPS, id, &hone__group_record__descriptor, &base);
     *message = (Hone__GroupRecord *)(void *)base;
     return rc;
 }
@@ -214,7 +187,7 @@ static int read_batch(struct run_log *log, struct group_table *groups, int64_t n
     memset(batch, 0, sizeof *batch);
     hone__batch__init(&batch->message);
     int rc =
-        read_record(log, LOG_BATCHES, (uint64_t)number, &hone__batch_record__descriptor, &base);
+        log_record_get(log, LOG_BATCHES, (uint64_t)number, &hone__batch_record__descriptor, &base);
     if (rc <= 0)
         return rc;
     const Hone__BatchRecord *record = (const Hone__BatchRecord *)(void *)base;

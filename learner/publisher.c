@@ -11,11 +11,12 @@
 #include "infra/base/hash.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
+#include "infra/model/checkpoint.h"
 #include "infra/wire/endpoint.h"
 
 #define SLOTS        3 /* being written, newest, the one before */
 #define SLOTS_MAX    6 /* with slow readers and a slow recorder */
-#define HASHES_MAX   64
+#define HASHES_MAX   CHECKPOINT_HASHES_MAX
 #define QUEUE_MAX    (SLOTS_MAX + 1)
 #define POLL_MS      1000
 #define PATIENT_NICE 19                  /* a 68th of the share of a thread that trains */

@@ -4,24 +4,13 @@
 
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
+#include "infra/store/log_record.h"
 #include "infra/wire/codec.h"
 #include "infra/wire/envelope.h"
 
-static void put(struct run_log *log, enum log_keyspace keyspace, uint64_t id,
-                const ProtobufCMessage *message)
-{
-    unsigned char key[8];
-    struct text bytes;
-    text_init(&bytes);
-    run_log_key_u64(id, key);
-    wire_pack(message, &bytes);
-    run_log_put(log, keyspace, key, sizeof key, bytes.data, bytes.length);
-    text_release(&bytes);
-}
-
 void trajectory_log_put(struct run_log *log, const Hone__Trajectory *message)
 {
-    put(log, LOG_TRAJECTORIES, message->id, &message->base);
+    log_record_put(log, LOG_TRAJECTORIES, message->id, &message->base);
 }
 
 void trajectory_log_put_reward(struct run_log *log, uint64_t id, const struct reward *reward,
@@ -33,7 +22,7 @@ void trajectory_log_put_reward(struct run_log *log, uint64_t id, const struct re
     wire_reward_build(&wire, reward);
     record.reward = &wire.message;
     record.scored_ms = scored_ms;
-    put(log, LOG_REWARDS, id, &record.base);
+    log_record_put(log, LOG_REWARDS, id, &record.base);
 }
 
 void trajectory_log_delete(struct run_log *log, uint64_t id)
@@ -51,26 +40,10 @@ int trajectory_log_has(struct run_log *log, uint64_t id)
     return run_log_get(log, LOG_TRAJECTORIES, key, sizeof key, NULL);
 }
 
-static int read_record(struct run_log *log, enum log_keyspace keyspace, uint64_t id,
-                       const ProtobufCMessageDescriptor *descriptor, ProtobufCMessage **message)
-{
-    unsigned char key[8];
-    struct text bytes;
-    text_init(&bytes);
-    run_log_key_u64(id, key);
-    *message = NULL;
-    int rc = run_log_get(log, keyspace, key, sizeof key, &bytes);
-    if (rc > 0 && wire_unpack(message, descriptor, bytes.data, bytes.length) < 0)
-        rc = error_set(HONE_ECORRUPT, "%s %" PRIu64 " in the log: %s", descriptor->short_name, id,
-                       error_message());
-    text_release(&bytes);
-    return rc;
-}
-
 int trajectory_log_get_arrival(struct run_log *log, uint64_t id, Hone__Trajectory **message)
 {
     ProtobufCMessage *base;
-    int rc = read_record(log, LOG_TRAJECTORIES, id, &hone__trajectory__descriptor, &base);
+    int rc = log_record_get(log, LOG_TRAJECTORIES, id, &hone__trajectory__descriptor, &base);
     *message = (Hone__Trajectory *)(void *)base;
     return rc;
 }
@@ -80,7 +53,7 @@ int trajectory_log_add_reward(struct run_log *log, uint64_t id, Hone__Trajectory
     ProtobufCMessage *base;
     if (message->has_scored_ms && message->scored_ms != 0)
         return 0;
-    int rc = read_record(log, LOG_REWARDS, id, &hone__reward_record__descriptor, &base);
+    int rc = log_record_get(log, LOG_REWARDS, id, &hone__reward_record__descriptor, &base);
     if (rc <= 0)
         return rc;
     /* The message takes the reward over; what it had says nothing. */

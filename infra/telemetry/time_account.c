@@ -14,12 +14,10 @@ void time_account_start(struct time_account *account, const char *const *names, 
     HONE_ASSERT(account->count > 0 && account->count <= TIME_ACTIVITIES_MAX);
 }
 
-int32_t time_account_enter(struct time_account *account, int32_t activity, int64_t now_ns)
+void time_account_enter(struct time_account *account, int32_t activity, int64_t now_ns)
 {
-    int32_t before = account->activity;
     HONE_ASSERT(activity >= 0 && activity < account->count && now_ns >= account->since_ns);
-    account->spent_ns[before] += now_ns - account->since_ns;
+    account->spent_ns[account->activity] += now_ns - account->since_ns;
     account->since_ns = now_ns;
     account->activity = activity;
-    return before;
 }

@@ -20,8 +20,7 @@ struct time_account {
 
 /* names: ended by NULL, at most TIME_ACTIVITIES_MAX. The first activity begins at now_ns. */
 void time_account_start(struct time_account *account, const char *const *names, int64_t now_ns);
-/* What went on until now_ns is accounted for, and `activity` goes on from there. Returns the one
- * before. */
-int32_t time_account_enter(struct time_account *account, int32_t activity, int64_t now_ns);
+/* What went on until now_ns is accounted for, and `activity` goes on from there. */
+void time_account_enter(struct time_account *account, int32_t activity, int64_t now_ns);
 
 #endif

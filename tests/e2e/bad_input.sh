@@ -104,10 +104,16 @@ if [ "$(id -u)" -eq 0 ] && mkdir small && mount -t tmpfs -o size=6m none small 2
         sleep 0.2
     done
     checks=$((checks + 1))
+    ended=no
+    kill -0 $runner 2>/dev/null || ended=yes
     mount -o remount,size=200m small
+    status=0
+    wait $runner || status=$?
+    [ $ended = no ] || [ $status -ne 0 ] || { umount -l small; fail "a full disk: exit 0"; }
     # shellcheck disable=SC2086
-    wait $runner || "$hone" run recipe.yaml output_dir="$scratch/small/run" $short >/dev/null 2>resumed.txt ||
+    [ $status -eq 0 ] || "$hone" run recipe.yaml output_dir="$scratch/small/run" $short >/dev/null 2>resumed.txt ||
         { cat full.txt resumed.txt >&2; umount -l small; fail "the run after the disk was full"; }
+    expect "the run is finished" test -s small/run/summary.json
     umount small
     checks=$((checks + 1))
 else

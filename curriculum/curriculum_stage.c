@@ -186,8 +186,8 @@ static void on_hello(struct curriculum_stage *hub, const struct wire_peer *from,
 }
 
 /* Answered in kind: that is how a worker knows that the hub is there. */
-static int on_heartbeat(struct curriculum_stage *hub, struct peer *peer,
-                        const Hone__Heartbeat *beat)
+static void on_heartbeat(struct curriculum_stage *hub, struct peer *peer,
+                         const Hone__Heartbeat *beat)
 {
     Hone__Envelope envelope = HONE__ENVELOPE__INIT;
     Hone__Heartbeat answer = HONE__HEARTBEAT__INIT;
@@ -203,7 +203,7 @@ static int on_heartbeat(struct curriculum_stage *hub, struct peer *peer,
     envelope.kind = HONE__KIND__KIND_HEARTBEAT;
     envelope.heartbeat = &answer;
     (void)wire_server_send(hub->server, &peer->wire, &envelope, NULL, 0);
-    return hub_report_worker(hub, peer, beat);
+    hub_report_worker(hub, peer, beat);
 }
 
 /* It worked for the process before this one. */
@@ -259,7 +259,8 @@ static int on_message(struct curriculum_stage *hub, struct peer *peer, Hone__Env
     }
     switch ((int)envelope->kind) {
     case HONE__KIND__KIND_HEARTBEAT:
-        return on_heartbeat(hub, peer, envelope->heartbeat);
+        on_heartbeat(hub, peer, envelope->heartbeat);
+        break;
     case HONE__KIND__KIND_LEASE_CREDIT:
         dispatch_on_credit(hub, peer, envelope->lease_credit->samples);
         break;
@@ -310,7 +311,7 @@ static int receive(struct curriculum_stage *hub, bool *busy)
         else if (message.envelope->kind == HONE__KIND__KIND_HEARTBEAT && peer == NULL)
             ask_for_hello(hub, &from);
         else if (message.envelope->kind == HONE__KIND__KIND_HEARTBEAT)
-            rc = hub_report_worker(hub, peer, message.envelope->heartbeat); /* its last */
+            hub_report_worker(hub, peer, message.envelope->heartbeat); /* its last */
         wire_message_release(&message);
         if (rc < 0)
             return rc;

@@ -6,11 +6,14 @@
 #include <string.h>
 
 #include "curriculum/wait_chain.h"
+#include "infra/base/error.h"
 #include "infra/base/log.h"
 #include "infra/telemetry/time_account.h"
 #include "infra/wire/keys.h"
 
 #define WORKER_RECORD_MS 100 /* between two records of workers */
+#define ACTIVITY_MAX     32  /* bytes of a name */
+#define SPENT_MAX_US     ((int64_t)1 << 53)
 
 struct figures {
     double reward_sum, reward_squares, length_sum, staleness_sum;
@@ -116,23 +119,39 @@ static bool is_wait(const char *activity)
     return strncmp(activity, "wait_", strlen("wait_")) == 0;
 }
 
-int hub_report_worker(struct curriculum_stage *hub, struct peer *peer, const Hone__Heartbeat *beat)
+/* What a peer sends becomes names and sums. */
+static bool makes_sense(const Hone__Heartbeat *beat)
+{
+    if (beat->n_time_spent > TIME_ACTIVITIES_MAX)
+        return false;
+    for (size_t i = 0; i < beat->n_time_spent; i++) {
+        const Hone__TimeSpent *spent = beat->time_spent[i];
+        size_t length = strlen(spent->activity);
+        if (length == 0 || length >= ACTIVITY_MAX || spent->us < 0 || spent->us > SPENT_MAX_US ||
+            strspn(spent->activity, "abcdefghijklmnopqrstuvwxyz_") != length)
+            return false;
+    }
+    return true;
+}
+
+void hub_report_worker(struct curriculum_stage *hub, struct peer *peer, const Hone__Heartbeat *beat)
 {
     struct metrics *metrics = hub->options.workers;
     int64_t now = clock_now_ms(hub->clock), total_us = 0, busy_us = 0;
     char name[48];
     bool early = now - peer->reported_ms < (int64_t)hub->peers.count * WORKER_RECORD_MS;
-    if (metrics == NULL || beat->n_time_spent == 0 || (early && hub->stop_ms == 0))
-        return 0;
+    if (metrics == NULL || beat->n_time_spent == 0 || (early && hub->stop_ms == 0) ||
+        !makes_sense(beat))
+        return;
     peer->reported_ms = now;
     metrics_begin(metrics, hub->batch_count);
     metrics_add_text(metrics, "worker", peer->wire.identity);
     metrics_add_text(metrics, "role", role_name(peer->role));
     snprintf(name, sizeof name, "%016" PRIx64, peer->incarnation);
     metrics_add_text(metrics, "incarnation", name);
-    for (size_t i = 0; i < beat->n_time_spent && i < TIME_ACTIVITIES_MAX; i++) {
+    for (size_t i = 0; i < beat->n_time_spent; i++) {
         const Hone__TimeSpent *spent = beat->time_spent[i];
-        snprintf(name, sizeof name, "time/%.32s_s", spent->activity);
+        snprintf(name, sizeof name, "time/%s_s", spent->activity);
         metrics_add(metrics, name, (double)spent->us * 1e-6);
         total_us += spent->us;
         busy_us += is_wait(spent->activity) ? 0 : spent->us;
@@ -142,7 +161,8 @@ int hub_report_worker(struct curriculum_stage *hub, struct peer *peer, const Hon
     if (beat->has_tokens_done)
         metrics_add(metrics, "tokens", (double)beat->tokens_done);
     add_engine(metrics, beat);
-    return metrics_end(metrics);
+    if (metrics_end(metrics) < 0) /* figures: a full disk is the log's to wait for */
+        log_warn("%s", error_message());
 }
 
 static void describe_peers(struct curriculum_stage *hub, Hone__Role role, struct text *out)

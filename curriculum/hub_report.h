@@ -9,7 +9,8 @@ int hub_report_batch(struct curriculum_stage *hub, const struct group *const *gr
                      int32_t count);
 /* Where a worker's time has gone since its start, as its heartbeat says: a record of the workers'
  * metrics. At most ten a second of all workers, but for the last one of each. */
-int hub_report_worker(struct curriculum_stage *hub, struct peer *peer, const Hone__Heartbeat *beat);
+void hub_report_worker(struct curriculum_stage *hub, struct peer *peer,
+                       const Hone__Heartbeat *beat);
 /* One line when nothing has moved for stall_ms, and again after each further stall_ms. */
 void hub_report_stall(struct curriculum_stage *hub);
 /* The line's text. */

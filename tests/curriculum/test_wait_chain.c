@@ -246,9 +246,41 @@ static void test_where_the_time_goes(void **state)
     unlink(path);
 }
 
+/* Senseless accounts are not written, and a file that cannot be written does not stop the hub. */
+static void test_where_no_time_goes(void **state)
+{
+    (void)state;
+    Hone__Heartbeat beat = HONE__HEARTBEAT__INIT;
+    Hone__TimeSpent item = HONE__TIME_SPENT__INIT, *pointer = &item;
+    char *names[] = {"a\"b\n", "", "\xff\xfe", "generate", "generate", "generate"};
+    int64_t us[] = {1, 1, 1, -1, INT64_MAX, 1}; /* the last makes sense: to a full disk */
+    struct metrics *metrics;
+    start(1, 1);
+    seconds(2);
+    assert_int_equal(metrics_open(&metrics, "/dev/full", &world.clock), 0);
+    world.hub->options.workers = metrics;
+    beat.n_time_spent = 1;
+    beat.time_spent = &pointer;
+    for (int i = 0; i < 6; i++) {
+        struct peer *peer = &world.hub->peers.items[0];
+        item.activity = names[i];
+        item.us = us[i];
+        int64_t before = peer->reported_ms;
+        hub_report_worker(world.hub, peer, &beat);
+        assert_int_equal(peer->reported_ms != before, i == 5);
+    }
+    world.hub->options.workers = NULL;
+    metrics_close(metrics);
+    int64_t batches = world.learner.trained;
+    while (world.learner.trained == batches)
+        world_tick(&world);
+    world_end(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_where_no_time_goes),
         cmocka_unit_test(test_nobody_has_joined),
         cmocka_unit_test(test_a_silent_actor),
         cmocka_unit_test(test_a_busy_and_a_silent_scorer),

@@ -251,8 +251,7 @@ const struct command hone_commands[] = {
      "make: arithmetic word problems and raw text of the same world, from a seed, into the "
      "directory --out. calculator: "
      "the calculator notes of a GSM8K file as prompts. counting: \"count g to k:\" with answers "
-     "of "
-     "the lengths that are asked for. tokenizer: trains a byte-level BPE on the "
+     "of the lengths that are asked for. tokenizer: trains a byte-level BPE on the "
      "text of a dataset. "
      "show: prints rows as hone reads them.",
      data_options, 1, 1, command_data},

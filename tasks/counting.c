@@ -12,6 +12,7 @@
 
 #define Z99      2.3263478740408408 /* 99th percentile of the standard normal */
 #define HELD_OUT 10                 /* one prompt in so many */
+#define TRIES    100000             /* until a prompt of a split is found */
 
 static int32_t draw_length(const struct rng_key *key, const struct counting_lengths *lengths)
 {
@@ -73,16 +74,24 @@ static int write_split(const char *directory, const char *stream, int64_t count,
     struct text out;
     text_init(&out);
     int64_t rows = 0;
-    for (uint64_t i = 0; rows < count; i++) {
+    uint64_t i = 0, found = 0; /* the index after the last row's */
+    for (; rows < count && i - found < TRIES; i++) {
         struct counting_problem problem;
         counting_make(seed, stream, i, lengths, &problem);
         if (counting_held_out(&problem) != held_out)
             continue;
         append_row(&out, &problem);
         rows++;
+        found = i + 1;
     }
     snprintf(name, sizeof name, "%s.jsonl", stream);
-    int rc = file_write_atomic(path_join(path, sizeof path, directory, name), out.data, out.length);
+    int rc = rows < count
+                 ? error_set(HONE_EINVAL,
+                             "%s: no prompt of these lengths belongs to this split; let lengths "
+                             "vary more",
+                             name)
+                 : file_write_atomic(path_join(path, sizeof path, directory, name), out.data,
+                                     out.length);
     text_release(&out);
     return rc;
 }

@@ -108,6 +108,16 @@ static void test_bad_lengths(void **state)
     assert_false(file_exists(fixture_path("bad/sft.jsonl")));
 }
 
+/* Of the 26 prompts that ask for five columns none is held out: that ends, with a message. */
+static void test_no_prompt_for_a_split(void **state)
+{
+    (void)state;
+    static const struct counting_lengths five = {.median = 5, .p99 = 5, .longest = 5};
+    struct counting_counts counts = {.test = 1};
+    assert_int_equal(counting_write(fixture_path("five"), SEED, &five, &counts), HONE_EINVAL);
+    assert_false(file_exists(fixture_path("five/test.jsonl")));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -115,6 +125,7 @@ int main(void)
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_splits),
         cmocka_unit_test(test_bad_lengths),
+        cmocka_unit_test(test_no_prompt_for_a_split),
     };
     return cmocka_run_group_tests(tests, fixture_set_up, fixture_tear_down);
 }

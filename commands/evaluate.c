@@ -195,6 +195,8 @@ static int evaluation_score_prompt(struct evaluation *e, int64_t index,
             .prompt_id_count = t->prompt_tokens,
             .completion_id_count = t->token_count - t->prompt_tokens,
             .finish = t->finish,
+            .longest_tokens = (int32_t)e->recipe->eval.sampling.max_completion_tokens,
+            .overlong_buffer_tokens = (int32_t)e->recipe->reward.overlong_buffer_tokens,
         };
         struct reward reward;
         reward_set_score(e->rewards, &input, 1, &reward);

@@ -233,6 +233,45 @@ void weight_options_from(struct weight_options *options, const struct recipe *re
                                        .deadline_ms = (int64_t)(weights->deadline_s * 1000.0)};
 }
 
+static struct surrogate_options surrogate_from(const struct objective_settings *objective)
+{
+    static const enum clipping clippings[] = {[RECIPE_CLIPPING_PPO] = CLIP_PPO,
+                                              [RECIPE_CLIPPING_CISPO] = CLIP_CISPO,
+                                              [RECIPE_CLIPPING_AIPO] = CLIP_AIPO,
+                                              [RECIPE_CLIPPING_NONE] = CLIP_NONE};
+    return (struct surrogate_options){.clipping = clippings[objective->clipping],
+                                      .clip_low = (float)objective->clip_low,
+                                      .clip_high = (float)objective->clip_high,
+                                      .dual_clip = (float)objective->dual_clip,
+                                      .ratio_max = (float)objective->ratio_max};
+}
+
+static struct importance_options importance_from(const struct objective_settings *objective)
+{
+    static const enum off_policy corrections[] = {
+        [RECIPE_OFF_POLICY_BEHAVIOR_RATIO] = OFF_POLICY_BEHAVIOR_RATIO,
+        [RECIPE_OFF_POLICY_DECOUPLED] = OFF_POLICY_DECOUPLED,
+        [RECIPE_OFF_POLICY_TRUNCATED_SEQUENCE] = OFF_POLICY_TRUNCATED_SEQUENCE,
+        [RECIPE_OFF_POLICY_ICEPOP] = OFF_POLICY_ICEPOP,
+        [RECIPE_OFF_POLICY_SEQUENCE_REJECTION] = OFF_POLICY_SEQUENCE_REJECTION,
+        [RECIPE_OFF_POLICY_NONE] = OFF_POLICY_NONE};
+    return (struct importance_options){.off_policy = corrections[objective->off_policy_correction],
+                                       .weight_min = (float)objective->importance_weight_min,
+                                       .weight_max = (float)objective->importance_weight_max,
+                                       .rejection_low = (float)objective->rejection_low,
+                                       .rejection_high = (float)objective->rejection_high};
+}
+
+static enum kl_estimator estimator_from(enum recipe_kl_estimator estimator)
+{
+    static const enum kl_estimator estimators[] = {[RECIPE_KL_K1] = KL_K1,
+                                                   [RECIPE_KL_K2] = KL_K2,
+                                                   [RECIPE_KL_K3] = KL_K3,
+                                                   [RECIPE_KL_K3_STRAIGHT_THROUGH] =
+                                                       KL_K3_STRAIGHT_THROUGH};
+    return estimators[estimator];
+}
+
 void learner_options_from(struct learner_options *options, const struct recipe *recipe,
                           const char *model_directory, const char *stage_directory,
                           const char *recipe_hash)
@@ -244,13 +283,14 @@ void learner_options_from(struct learner_options *options, const struct recipe *
     static const enum advantage_baseline baselines[] = {
         [RECIPE_BASELINE_GROUP_MEAN] = BASELINE_GROUP_MEAN,
         [RECIPE_BASELINE_LEAVE_ONE_OUT] = BASELINE_LEAVE_ONE_OUT,
+        [RECIPE_BASELINE_BATCH_MEAN] = BASELINE_BATCH_MEAN,
         [RECIPE_BASELINE_NONE] = BASELINE_NONE};
-    static const enum kl_estimator estimators[] = {
-        [RECIPE_KL_K1] = KL_K1, [RECIPE_KL_K2] = KL_K2, [RECIPE_KL_K3] = KL_K3};
-    static const enum off_policy corrections[] = {
-        [RECIPE_OFF_POLICY_BEHAVIOR_RATIO] = OFF_POLICY_BEHAVIOR_RATIO,
-        [RECIPE_OFF_POLICY_DECOUPLED] = OFF_POLICY_DECOUPLED,
-        [RECIPE_OFF_POLICY_NONE] = OFF_POLICY_NONE};
+    static const enum advantage_scale scales[] = {[RECIPE_SCALE_GROUP_STD] = SCALE_GROUP_STD,
+                                                  [RECIPE_SCALE_LEAVE_ONE_OUT_STD] =
+                                                      SCALE_LEAVE_ONE_OUT_STD,
+                                                  [RECIPE_SCALE_GROUP_MEAN] = SCALE_GROUP_MEAN,
+                                                  [RECIPE_SCALE_BATCH_STD] = SCALE_BATCH_STD,
+                                                  [RECIPE_SCALE_NONE] = SCALE_NONE};
     const struct rl_settings *rl = &recipe->rl;
     const struct objective_settings *objective = &rl->objective;
     memset(options, 0, sizeof *options);
@@ -262,20 +302,25 @@ void learner_options_from(struct learner_options *options, const struct recipe *
     options->keep_checkpoints = (int)rl->keep_checkpoints;
     options->temperature = (float)rl->sampling.temperature;
     options->updates_per_batch = (int32_t)rl->updates_per_batch;
-    options->baseline = baselines[objective->baseline];
-    options->scale = objective->scale == RECIPE_SCALE_NONE ? SCALE_NONE : SCALE_GROUP_STD;
+    options->mask_truncated = rl->mask_truncated;
+    options->truncated_behavior = rl->truncated_sampling == RECIPE_TRUNCATED_IMPORTANCE;
+    options->advantage = (struct advantage_options){
+        .baseline = baselines[objective->baseline],
+        .scale = scales[objective->scale],
+        .gamma = objective->gamma,
+        .kl_in_reward = objective->kl_coef > 0.0 && objective->kl_in == RECIPE_KL_IN_REWARD};
     options->loss = (struct policy_loss_options){
-        .clip_low = (float)objective->clip_low,
-        .clip_high = (float)objective->clip_high,
-        .dual_clip = (float)objective->dual_clip,
-        .off_policy = corrections[objective->off_policy_correction],
-        .importance_weight_max = (float)objective->importance_weight_max,
+        .ratio = objective->ratio == RECIPE_RATIO_SEQUENCE ? RATIO_SEQUENCE : RATIO_TOKEN,
+        .surrogate = surrogate_from(objective),
+        .importance = importance_from(objective),
         .aggregation = aggregations[objective->aggregation],
         .constant_tokens = (int32_t)rl->sampling.max_completion_tokens,
         .kl_coef = (float)objective->kl_coef,
-        .kl_estimator = estimators[objective->kl_estimator],
+        .kl_estimator = estimator_from(objective->kl_estimator),
         .entropy_coef = (float)objective->entropy_coef,
     };
+    options->kl_target = objective->kl_target;
+    options->kl_horizon = objective->kl_horizon;
     options->kl_limit = (float)objective->kl_limit;
     weight_options_from(&options->weights, recipe);
     options->publish_thread = true;

@@ -402,6 +402,8 @@ int worker_run_scorer(const struct worker_start *start)
         .prompt_count = inputs.set.count,
         .tokenizer = inputs.tokenizer,
         .credits = 64,
+        .longest_tokens = (int32_t)worker.recipe.rl.sampling.max_completion_tokens,
+        .overlong_buffer_tokens = (int32_t)worker.recipe.reward.overlong_buffer_tokens,
     };
     if ((rc = scorer_stage_create(&stage, &options, set, worker.context, clock_system())) == 0)
         rc = stage_loop_run(stage, scorer_stage_tick);

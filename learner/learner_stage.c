@@ -379,11 +379,16 @@ static int write_metrics(struct learner_stage *s, const struct rl_batch *batch,
     metrics_add(m, "policy/loss", before->policy_loss / tokens);
     if (s->policy.reference)
         metrics_add(m, "policy/kl_ref", before->kl_reference / tokens);
+    if (s->options.kl_target > 0.0)
+        metrics_add(m, "policy/kl_coef",
+                    (double)policy_kl_coef(&s->policy)); /* of the next batch */
     metrics_add(m, "policy/kl_behavior", result->after.kl_behavior / after);
     metrics_add(m, "policy/entropy", before->entropy / tokens);
     metrics_add(m, "policy/clip_fraction_low", (double)result->after.clipped_low / after);
     metrics_add(m, "policy/clip_fraction_high", (double)result->after.clipped_high / after);
     metrics_add(m, "policy/clip_fraction_dual", (double)result->after.dual_clipped / after);
+    metrics_add(m, "policy/importance_weight", result->after.weight_sum / after);
+    metrics_add(m, "policy/rejected_fraction", (double)result->after.rejected / after);
     metrics_add(m, "policy/ratio_max", result->after.ratio_max);
     metrics_add(m, "mismatch/unequal_tokens", (double)before->unequal_tokens);
     metrics_add(m, "mismatch/current_version_tokens", (double)before->current_version_tokens);

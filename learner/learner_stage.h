@@ -16,8 +16,8 @@
 #include "infra/launch/stage_loop.h"
 #include "infra/telemetry/metrics.h"
 #include "infra/wire/weight_channel.h"
-#include "learner/advantage.h"
 #include "learner/policy_loss.h"
+#include "learner/rl_batch.h"
 
 struct learner_options {
     const char *worker; /* "learner-0" */
@@ -34,10 +34,12 @@ struct learner_options {
     int keep_checkpoints;            /* 0: all */
     float temperature;               /* of the rollouts: logprobs are taken at it */
     int32_t updates_per_batch;
-    enum advantage_baseline baseline;
-    enum advantage_scale scale;
-    struct policy_loss_options loss;
-    float kl_limit; /* mean k3 KL to the reference above which the run stops; 0 = off */
+    bool mask_truncated, truncated_behavior; /* struct rl_batch_rules */
+    struct advantage_options advantage;      /* kl_coef and kl_estimator: those of the loss */
+    struct policy_loss_options loss; /* kl_coef: of the first batch; of the reward's KL too */
+    double kl_target;  /* mean k3 KL that kl_coef is moved towards (kl.h); 0: it stays */
+    double kl_horizon; /* trajectories */
+    float kl_limit;    /* mean k3 KL to the reference above which the run stops; 0 = off */
     struct trainer_options trainer;
 };
 

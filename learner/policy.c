@@ -75,9 +75,16 @@ int policy_read_batch(const struct policy *policy, const Hone__Batch *message,
     struct rl_batch_rules rules = {.vocab_size = policy->config.vocab_size,
                                    .max_sequence_tokens = options->trainer.max_sequence_tokens,
                                    .temperature = options->temperature,
-                                   .baseline = options->baseline,
-                                   .scale = options->scale};
+                                   .mask_truncated = options->mask_truncated,
+                                   .truncated_behavior = options->truncated_behavior};
     return rl_batch_read(batch, message, &rules);
+}
+
+float policy_kl_coef(const struct policy *policy)
+{
+    const struct learner_options *options = policy->options;
+    return options->kl_target > 0.0 && policy->state.batch > 0 ? (float)policy->state.kl_coef
+                                                               : options->loss.kl_coef;
 }
 
 int policy_train(struct policy *policy, struct rl_batch *batch, int (*between)(void *),
@@ -87,17 +94,26 @@ int policy_train(struct policy *policy, struct rl_batch *batch, int (*between)(v
     struct rl_step step = {.trainer = policy->trainer,
                            .reference = policy->reference,
                            .loss = options->loss,
+                           .advantage = options->advantage,
                            .temperature = options->temperature,
                            .updates = options->updates_per_batch,
                            .micro_batch_tokens = options->trainer.micro_batch_tokens,
                            .between = between,
                            .context = context};
     HONE_ASSERT(batch->number == policy->state.batch + 1);
+    float coef = policy_kl_coef(policy);
+    step.advantage.kl_coef = coef;
+    step.advantage.kl_estimator = options->loss.kl_estimator;
+    step.loss.kl_coef = options->advantage.kl_in_reward ? 0.0f : coef;
     int rc = rl_step_run(&step, batch, policy->state.batch, result);
     if (rc < 0)
         return rc;
     policy->state.batch = batch->number;
     policy->state.tokens += result->tokens;
+    if (options->kl_target > 0.0 && result->before.tokens > 0)
+        policy->state.kl_coef =
+            kl_next_coef((double)coef, result->before.kl_reference / (double)result->before.tokens,
+                         options->kl_target, batch->sequence_count, options->kl_horizon);
     return 0;
 }
 

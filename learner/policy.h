@@ -30,6 +30,8 @@ void policy_close(struct policy *policy);
 /* HONE_EFORMAT when the batch does not fit the options; nothing is held then. */
 int policy_read_batch(const struct policy *policy, const Hone__Batch *message,
                       struct rl_batch *batch);
+/* Coefficient of the KL to the reference in the next batch. */
+float policy_kl_coef(const struct policy *policy);
 /* Trains batch state.batch + 1; state.weights_hash is not brought up to date. between: see struct
  * rl_step; may be NULL. */
 int policy_train(struct policy *policy, struct rl_batch *batch, int (*between)(void *),

@@ -4,35 +4,6 @@
 #include <string.h>
 
 #include "infra/base/error.h"
-#include "infra/train/exponential.h"
-
-#define EXPONENT_MAX 20.0
-#define K3_MAX       10.0
-
-void policy_kl(enum kl_estimator estimator, float logprob, float reference, float *value,
-               float *derivative)
-{
-    double x = (double)logprob - (double)reference;
-
-    switch (estimator) {
-    case KL_K1:
-        *value = (float)x;
-        *derivative = 1.0f;
-        return;
-    case KL_K2:
-        *value = (float)(0.5 * x * x);
-        *derivative = (float)x;
-        return;
-    case KL_K3:
-        break;
-    }
-    double clamped = fmin(fmax(x, -EXPONENT_MAX), EXPONENT_MAX);
-    double inverse_ratio = exponential(-clamped);
-    double k3 = inverse_ratio - 1.0 + clamped;
-    bool inside = isnan(x) || (clamped == x && k3 <= K3_MAX);
-    *value = isnan(x) ? (float)x : (float)fmin(k3, K3_MAX);
-    *derivative = inside ? (float)(1.0 - inverse_ratio + (x - clamped)) : 0.0f;
-}
 
 static int32_t trained_tokens(const struct train_sequence *sequence)
 {
@@ -70,13 +41,50 @@ static double token_weight(const struct policy_loss *loss, int32_t sequence_toke
     return 1.0 / (sequences * loss->options.constant_tokens);
 }
 
-/* exp of a difference of logprobs, the exponent clamped. */
-static double ratio_of(double logprob, double other)
+/* What a token's ratio and weight need of its whole trajectory. */
+struct sequence_terms {
+    struct importance_sums importance;
+    double log_ratio_mean; /* of policy to center */
+};
+
+/* A token's logprobs under the three policies. */
+struct token_logprobs {
+    double policy, behavior, proximal, center;
+};
+
+static struct token_logprobs logprobs_of(const struct policy_loss *loss,
+                                         const struct policy_sequence *data, int32_t i,
+                                         float logprob)
 {
-    double difference = logprob - other;
-    if (difference > EXPONENT_MAX || difference < -EXPONENT_MAX)
-        difference = difference > 0.0 ? EXPONENT_MAX : -EXPONENT_MAX;
-    return exponential(difference);
+    struct token_logprobs token = {.policy = (double)logprob,
+                                   .behavior = (double)data->behavior_logprob[i]};
+    bool first = loss->first_pass || data->proximal_logprob == NULL;
+    if (data->log_mass != NULL)
+        token.behavior -= (double)data->log_mass[i];
+    token.proximal = first ? token.policy : (double)data->proximal_logprob[i];
+    token.center = loss->options.importance.off_policy == OFF_POLICY_BEHAVIOR_RATIO
+                       ? token.behavior
+                       : token.proximal;
+    return token;
+}
+
+static void sum_sequence(const struct policy_loss *loss, const struct train_sequence *sequence,
+                         const float *logprob, struct sequence_terms *terms)
+{
+    const struct policy_sequence *data = sequence->user;
+    double log_ratio = 0.0;
+
+    memset(terms, 0, sizeof *terms);
+    for (int32_t i = 1; i < sequence->count; i++) {
+        if (sequence->loss_mask[i] == 0)
+            continue;
+        struct token_logprobs token = logprobs_of(loss, data, i, logprob[i]);
+        terms->importance.difference += token.proximal - token.behavior;
+        terms->importance.tokens++;
+        log_ratio += token.policy - token.center;
+    }
+    if (terms->importance.tokens > 0)
+        terms->log_ratio_mean = log_ratio / terms->importance.tokens;
 }
 
 static void count_ratio(struct policy_loss_stats *stats, double ratio)
@@ -87,57 +95,39 @@ static void count_ratio(struct policy_loss_stats *stats, double ratio)
         stats->ratio_max = ratio;
 }
 
-/* L_t without its weight, and its derivative with respect to logprob; counts clips. center: the
- * logprob in the ratio's denominator. */
-static double surrogate(struct policy_loss *loss, double logprob, double center, double advantage,
-                        double *derivative)
+static void count_clip(struct policy_loss_stats *stats, enum surrogate_clip clip)
 {
-    const struct policy_loss_options *options = &loss->options;
-    struct policy_loss_stats *stats = &loss->stats;
-    double difference = logprob - center;
-    bool bounded = difference > EXPONENT_MAX || difference < -EXPONENT_MAX;
-    double ratio = ratio_of(logprob, center);
-    double low = 1.0 - (double)options->clip_low;
-    double high = 1.0 + (double)options->clip_high;
-    double value = -ratio * advantage;
-    *derivative = bounded ? 0.0 : value; /* d ratio / d logprob = ratio */
-
-    if (ratio > high && advantage > 0.0) {
-        value = -high * advantage;
-        *derivative = 0.0;
-        stats->clipped_high++;
-    } else if (ratio < low && advantage < 0.0) {
-        value = -low * advantage;
-        *derivative = 0.0;
-        stats->clipped_low++;
-    }
-    double dual = (double)options->dual_clip;
-    if (dual > 0.0 && advantage < 0.0 && value > -dual * advantage) {
-        value = -dual * advantage;
-        *derivative = 0.0;
-        stats->dual_clipped++;
-    }
-    return value;
+    stats->clipped_low += clip == SURROGATE_LOW;
+    stats->clipped_high += clip == SURROGATE_HIGH;
+    stats->dual_clipped += clip == SURROGATE_DUAL;
 }
 
-/* L_t under the off-policy correction. */
-static double corrected(struct policy_loss *loss, const struct policy_sequence *data, int32_t i,
-                        float logprob, double *derivative)
+/* L_t and its derivative with respect to logprob. */
+static double policy_term(struct policy_loss *loss, const struct policy_sequence *data, int32_t i,
+                          float logprob, const struct sequence_terms *terms, double *derivative)
 {
     const struct policy_loss_options *options = &loss->options;
-    double behavior = (double)data->behavior_logprob[i], advantage = (double)data->advantage;
-    double weight = 1.0;
-    count_ratio(&loss->stats, ratio_of((double)logprob, behavior));
-    if (options->off_policy == OFF_POLICY_BEHAVIOR_RATIO)
-        return surrogate(loss, (double)logprob, behavior, advantage, derivative);
+    struct token_logprobs token = logprobs_of(loss, data, i, logprob);
+    double difference =
+        options->ratio == RATIO_SEQUENCE ? terms->log_ratio_mean : token.policy - token.center;
+    struct surrogate_input input = {
+        .logprob = token.policy,
+        .ratio = importance_ratio(difference),
+        .saturated = importance_saturated(difference),
+        .advantage = (double)(data->token_advantage ? data->token_advantage[i] : data->advantage)};
+    struct surrogate_result result;
+
     if (loss->first_pass && data->proximal_logprob != NULL)
         data->proximal_logprob[i] = logprob;
-    double proximal = (double)(loss->first_pass ? logprob : data->proximal_logprob[i]);
-    if (options->off_policy == OFF_POLICY_DECOUPLED)
-        weight = fmin(ratio_of(proximal, behavior), (double)options->importance_weight_max);
-    double value = weight * surrogate(loss, (double)logprob, proximal, advantage, derivative);
-    *derivative *= weight;
-    return value;
+    surrogate(&options->surrogate, &input, &result);
+    double weight = importance_weight(&options->importance, &terms->importance,
+                                      token.proximal - token.behavior);
+    count_ratio(&loss->stats, importance_ratio(token.policy - token.behavior));
+    count_clip(&loss->stats, result.clip);
+    loss->stats.weight_sum += weight;
+    loss->stats.rejected += weight == 0.0;
+    *derivative = weight * result.derivative;
+    return weight * result.loss;
 }
 
 /* Tokens sampled from the very weights that are trained must agree bit for bit (G6). */
@@ -157,23 +147,23 @@ static double reference_term(struct policy_loss *loss, float logprob, float refe
 {
     float value, slope, k3, k3_slope;
 
-    policy_kl(loss->options.kl_estimator, logprob, reference, &value, &slope);
-    policy_kl(KL_K3, logprob, reference, &k3, &k3_slope);
+    kl_estimate(loss->options.kl_estimator, logprob, reference, &value, &slope);
+    kl_estimate(KL_K3, logprob, reference, &k3, &k3_slope);
     loss->stats.kl_reference += (double)k3;
     *derivative = (double)slope;
     return (double)value;
 }
 
 static double one_token(struct policy_loss *loss, const struct policy_sequence *data, int32_t i,
-                        float logprob, double *derivative)
+                        float logprob, const struct sequence_terms *terms, double *derivative)
 {
     float behavior = data->behavior_logprob[i];
     float k3, k3_slope;
-    double value = corrected(loss, data, i, logprob, derivative);
+    double value = policy_term(loss, data, i, logprob, terms, derivative);
 
     loss->stats.tokens++;
     loss->stats.policy_loss += value;
-    policy_kl(KL_K3, behavior, logprob, &k3, &k3_slope);
+    kl_estimate(KL_K3, behavior, logprob, &k3, &k3_slope);
     loss->stats.kl_behavior += (double)k3;
     bool mixed = data->kv_mixed != NULL && data->kv_mixed[i] != 0;
     loss->stats.mixed_kv_tokens += mixed;
@@ -190,13 +180,37 @@ static double one_token(struct policy_loss *loss, const struct policy_sequence *
     return value;
 }
 
+static void one_sequence(struct policy_loss *loss, const struct train_sequence *sequence,
+                         const struct loss_streams *streams, int32_t s, double *total)
+{
+    double entropy_coef = (double)loss->options.entropy_coef;
+    double weight = token_weight(loss, trained_tokens(sequence));
+    struct sequence_terms terms;
+
+    sum_sequence(loss, sequence, streams->logprob[s], &terms);
+    for (int32_t i = 1; i < sequence->count; i++) {
+        double derivative;
+        if (sequence->loss_mask[i] == 0)
+            continue;
+        double value =
+            one_token(loss, sequence->user, i, streams->logprob[s][i], &terms, &derivative);
+        if (streams->entropy != NULL) {
+            double entropy = (double)streams->entropy[s][i];
+            loss->stats.entropy += entropy;
+            value -= entropy_coef * entropy;
+            streams->d_entropy[s][i] = (float)(-entropy_coef * weight);
+        }
+        *total += weight * value;
+        streams->d_logprob[s][i] = (float)(weight * derivative);
+    }
+}
+
 int policy_loss_function(void *context, const struct train_batch *batch,
                          const struct loss_streams *streams, double *total)
 {
     struct policy_loss *loss = context;
-    double entropy_coef = (double)loss->options.entropy_coef;
 
-    if (entropy_coef != 0.0 && streams->entropy == NULL)
+    if (loss->options.entropy_coef != 0.0f && streams->entropy == NULL)
         return error_set(HONE_EINVAL, "an entropy term needs a batch with entropies");
     if (loss->options.aggregation == AGGREGATE_CONSTANT && loss->options.constant_tokens < 1)
         return error_set(HONE_EINVAL, "constant aggregation needs a divisor of at least 1 token");
@@ -205,21 +219,7 @@ int policy_loss_function(void *context, const struct train_batch *batch,
         const struct policy_sequence *data = sequence->user;
         if (loss->options.kl_coef != 0.0f && data->reference_logprob == NULL)
             return error_set(HONE_EINVAL, "a KL term needs reference logprobs");
-        double weight = token_weight(loss, trained_tokens(sequence));
-        for (int32_t i = 1; i < sequence->count; i++) {
-            double derivative;
-            if (sequence->loss_mask[i] == 0)
-                continue;
-            double value = one_token(loss, data, i, streams->logprob[s][i], &derivative);
-            if (streams->entropy != NULL) {
-                double entropy = (double)streams->entropy[s][i];
-                loss->stats.entropy += entropy;
-                value -= entropy_coef * entropy;
-                streams->d_entropy[s][i] = (float)(-entropy_coef * weight);
-            }
-            *total += weight * value;
-            streams->d_logprob[s][i] = (float)(weight * derivative);
-        }
+        one_sequence(loss, sequence, streams, s, total);
     }
     return 0;
 }

@@ -5,6 +5,7 @@
 
 #include "infra/base/error.h"
 #include "infra/base/memory.h"
+#include "learner/returns.h"
 
 static int check_trajectory(const struct trajectory *trajectory, const struct rl_batch_rules *rules)
 {
@@ -50,7 +51,7 @@ static int32_t group_end(const struct rl_batch *batch, int32_t first)
     return end;
 }
 
-static void make_advantages(struct rl_batch *batch, const struct rl_batch_rules *rules)
+static void include(struct rl_batch *batch)
 {
     struct rl_batch_summary *summary = &batch->summary;
     batch->rewards = MEMORY_ARRAY(float, batch->count);
@@ -63,33 +64,39 @@ static void make_advantages(struct rl_batch *batch, const struct rl_batch_rules 
             trajectory->reward.status == REWARD_OK && trajectory->finish != FINISH_ABORT;
     }
     for (int32_t first = 0, end = 0; first < batch->count; first = end) {
-        end = group_end(batch, first);
-        advantage_group(rules->baseline, rules->scale, end - first, batch->rewards + first,
-                        batch->included + first, batch->advantages + first);
         bool uniform = true;
-        for (int32_t i = first; i < end; i++)
-            uniform = uniform && batch->advantages[i] == 0.0f;
+        int32_t one = -1;
+        end = group_end(batch, first);
+        for (int32_t i = first; i < end; i++) {
+            if (!batch->included[i])
+                continue;
+            one = one < 0 ? i : one;
+            uniform = uniform && batch->rewards[i] == batch->rewards[one];
+        }
         summary->groups++;
         summary->uniform_groups += uniform;
     }
 }
 
-static void make_sequences(struct rl_batch *batch)
+static void make_sequences(struct rl_batch *batch, const struct rl_batch_rules *rules)
 {
     batch->sequences = MEMORY_ARRAY(struct train_sequence, batch->count);
+    batch->owners = MEMORY_ARRAY(int32_t, batch->count);
     batch->policies = MEMORY_ARRAY(struct policy_sequence, batch->count);
     batch->reference = MEMORY_ARRAY(float *, batch->count);
     batch->proximal = MEMORY_ARRAY(float *, batch->count);
+    batch->token_advantages = MEMORY_ARRAY(float *, batch->count);
     for (int32_t i = 0; i < batch->count; i++) {
         const struct trajectory *trajectory = &batch->trajectories[i];
-        if (!batch->included[i])
+        if (!batch->included[i] || (rules->mask_truncated && trajectory->finish == FINISH_LENGTH))
             continue;
         int32_t s = batch->sequence_count++;
-        batch->policies[s] =
-            (struct policy_sequence){.behavior_logprob = trajectory->behavior_logprob,
-                                     .policy_version = trajectory->policy_version,
-                                     .kv_mixed = trajectory->kv_mixed,
-                                     .advantage = batch->advantages[i]};
+        batch->owners[s] = i;
+        batch->policies[s] = (struct policy_sequence){
+            .behavior_logprob = trajectory->behavior_logprob,
+            .log_mass = rules->truncated_behavior ? trajectory->log_mass : NULL,
+            .policy_version = trajectory->policy_version,
+            .kv_mixed = trajectory->kv_mixed};
         batch->sequences[s] = (struct train_sequence){.tokens = trajectory->tokens,
                                                       .count = trajectory->token_count,
                                                       .loss_mask = trajectory->loss_mask,
@@ -149,15 +156,138 @@ int rl_batch_read(struct rl_batch *batch, const Hone__Batch *message,
     batch->number = message->number;
     int rc = read_trajectories(batch, message, rules);
     if (rc == 0) {
-        make_advantages(batch, rules);
+        include(batch);
         rc = check_groups(batch, message);
     }
     if (rc < 0) {
         rl_batch_release(batch);
         return error_prefix("batch %lld", (long long)message->number);
     }
-    make_sequences(batch);
+    make_sequences(batch, rules);
     summarise(batch);
+    return 0;
+}
+
+/* ---- advantages ---- */
+
+static int64_t trained_tokens(const struct train_sequence *sequence)
+{
+    int64_t tokens = 0;
+    for (int32_t i = 1; i < sequence->count; i++)
+        tokens += sequence->loss_mask[i] != 0;
+    return tokens;
+}
+
+/* What KL costs at a token of a sequence. */
+static double token_cost(const struct rl_batch *batch, const struct advantage_options *options,
+                         int32_t s, int32_t i)
+{
+    const struct policy_sequence *policy = &batch->policies[s];
+    float value;
+    float slope;
+    if (!options->kl_in_reward)
+        return 0.0;
+    kl_estimate(options->kl_estimator, policy->behavior_logprob[i], policy->reference_logprob[i],
+                &value, &slope);
+    return (double)options->kl_coef * (double)value;
+}
+
+/* One advantage a trajectory, from its reward less what KL costs. */
+static void set_group_advantages(struct rl_batch *batch, const struct advantage_options *options)
+{
+    float *rewards = MEMORY_ARRAY(float, batch->count);
+    memcpy(rewards, batch->rewards, (size_t)batch->count * sizeof *rewards);
+    for (int32_t s = 0; options->kl_in_reward && s < batch->sequence_count; s++) {
+        const struct train_sequence *sequence = &batch->sequences[s];
+        double cost = 0.0;
+        for (int32_t i = 1; i < sequence->count; i++)
+            cost += sequence->loss_mask[i] != 0 ? token_cost(batch, options, s, i) : 0.0;
+        rewards[batch->owners[s]] = (float)((double)rewards[batch->owners[s]] - cost);
+    }
+    for (int32_t first = 0, end = 0; first < batch->count; first = end) {
+        end = group_end(batch, first);
+        advantage_group(options->baseline, options->scale, end - first, rewards + first,
+                        batch->included + first, batch->advantages + first);
+    }
+    for (int32_t s = 0; s < batch->sequence_count; s++)
+        batch->policies[s].advantage = batch->advantages[batch->owners[s]];
+    memory_free(rewards);
+}
+
+/* One a token: what is left to gain from it on. */
+static void set_token_returns(struct rl_batch *batch, const struct advantage_options *options)
+{
+    for (int32_t s = 0; s < batch->sequence_count; s++) {
+        const struct train_sequence *sequence = &batch->sequences[s];
+        double *returns = MEMORY_ARRAY(double, sequence->count);
+        int32_t tokens = 0;
+        for (int32_t i = 1; i < sequence->count; i++)
+            if (sequence->loss_mask[i] != 0)
+                returns[tokens++] = -token_cost(batch, options, s, i);
+        if (tokens > 0)
+            returns[tokens - 1] += (double)batch->rewards[batch->owners[s]];
+        returns_discounted(tokens, returns, options->gamma, returns);
+        memory_free(batch->token_advantages[s]);
+        batch->token_advantages[s] = MEMORY_ARRAY(float, sequence->count);
+        for (int32_t i = 1, t = 0; i < sequence->count; i++)
+            if (sequence->loss_mask[i] != 0)
+                batch->token_advantages[s][i] = (float)returns[t++];
+        memory_free(returns);
+    }
+}
+
+static void add_moments(const struct rl_batch *batch, int32_t s, struct advantage_moments *moments)
+{
+    const struct train_sequence *sequence = &batch->sequences[s];
+    const float *each = batch->token_advantages[s];
+    if (!each) {
+        advantage_moments_add(moments, (double)batch->policies[s].advantage,
+                              trained_tokens(sequence));
+        return;
+    }
+    for (int32_t i = 1; i < sequence->count; i++)
+        if (sequence->loss_mask[i] != 0)
+            advantage_moments_add(moments, (double)each[i], 1);
+}
+
+/* What a baseline or scale of the whole batch does to every token. */
+static void map_advantages(struct rl_batch *batch, const struct advantage_options *options)
+{
+    struct advantage_moments moments = {0};
+    for (int32_t s = 0; s < batch->sequence_count; s++)
+        add_moments(batch, s, &moments);
+    struct advantage_map map = advantage_batch(options->baseline, options->scale, &moments);
+    for (int32_t s = 0; s < batch->sequence_count; s++) {
+        const struct train_sequence *sequence = &batch->sequences[s];
+        struct policy_sequence *policy = &batch->policies[s];
+        float *each = batch->token_advantages[s];
+        policy->token_advantage = each;
+        policy->advantage = (float)(((double)policy->advantage - map.shift) / map.divisor);
+        struct advantage_moments own = {0};
+        for (int32_t i = 1; each && i < sequence->count; i++) {
+            if (sequence->loss_mask[i] == 0)
+                continue;
+            each[i] = (float)(((double)each[i] - map.shift) / map.divisor);
+            advantage_moments_add(&own, (double)each[i], 1);
+        }
+        batch->advantages[batch->owners[s]] =
+            each ? (float)advantage_mean(&own) : policy->advantage;
+    }
+}
+
+int rl_batch_set_advantages(struct rl_batch *batch, const struct advantage_options *options)
+{
+    bool group = advantage_is_of_group(options->baseline);
+    for (int32_t s = 0; options->kl_in_reward && s < batch->sequence_count; s++) {
+        if (!batch->policies[s].reference_logprob)
+            return error_set(HONE_EINVAL, "batch %lld: a KL in the reward needs a reference model",
+                             (long long)batch->number);
+    }
+    if (group || (!options->kl_in_reward && options->gamma == 1.0))
+        set_group_advantages(batch, options);
+    else
+        set_token_returns(batch, options);
+    map_advantages(batch, options);
     return 0;
 }
 
@@ -182,6 +312,7 @@ void rl_batch_release(struct rl_batch *batch)
     for (int32_t s = 0; s < batch->sequence_count; s++) {
         memory_free(batch->reference[s]);
         memory_free(batch->proximal[s]);
+        memory_free(batch->token_advantages[s]);
     }
     for (int32_t i = 0; i < batch->count; i++)
         trajectory_release(&batch->trajectories[i]);
@@ -193,5 +324,7 @@ void rl_batch_release(struct rl_batch *batch)
     memory_free(batch->policies);
     memory_free(batch->reference);
     memory_free(batch->proximal);
+    memory_free(batch->token_advantages);
+    memory_free(batch->owners);
     memset(batch, 0, sizeof *batch);
 }

@@ -57,7 +57,9 @@ int rl_step_run(const struct rl_step *step, struct rl_batch *batch, int64_t curr
     struct watched_loss loss = {.policy.options = step->loss, .step = step};
     memset(result, 0, sizeof *result);
     int rc = step->reference ? fill_reference(step, batch) : 0;
-    if (step->updates > 1 && step->loss.off_policy != OFF_POLICY_BEHAVIOR_RATIO)
+    if (rc == 0)
+        rc = rl_batch_set_advantages(batch, &step->advantage);
+    if (step->updates > 1 && step->loss.importance.off_policy != OFF_POLICY_BEHAVIOR_RATIO)
         rl_batch_keep_proximal(batch);
     for (int32_t update = 0; rc == 0 && update < step->updates; update++) {
         policy_loss_begin(&loss.policy, &train);

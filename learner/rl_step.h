@@ -1,5 +1,6 @@
-/* One batch through the trainer: the reference's logprobs, then `updates` optimiser steps over the
- * whole batch. The ratio's denominator (policy_loss.h) is the same in every one of them. */
+/* One batch through the trainer: the reference's logprobs, the advantages, then `updates` optimiser
+ * steps over the whole batch. The ratio's denominator (policy_loss.h) is the same in every one of
+ * them. */
 #ifndef HONE_LEARNER_RL_STEP_H
 #define HONE_LEARNER_RL_STEP_H
 
@@ -9,6 +10,7 @@ struct rl_step {
     struct trainer *trainer;
     struct trainer *reference; /* NULL: none kept */
     struct policy_loss_options loss;
+    struct advantage_options advantage;
     float temperature;
     int32_t updates;
     int32_t micro_batch_tokens;

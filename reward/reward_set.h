@@ -36,6 +36,8 @@ struct reward_input {
     enum finish_reason finish;
     int64_t policy_version;
     uint64_t group_id;
+    int32_t longest_tokens;         /* at which completions are cut */
+    int32_t overlong_buffer_tokens; /* of the verifier `overlong` */
 };
 
 struct reward_set;

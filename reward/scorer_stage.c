@@ -353,6 +353,8 @@ static bool fill_input(struct scorer_stage *stage, const struct work *work, int 
         .finish = work->finish,
         .policy_version = work->policy_version,
         .group_id = work->group_id,
+        .longest_tokens = stage->options.longest_tokens,
+        .overlong_buffer_tokens = stage->options.overlong_buffer_tokens,
     };
     return true;
 }

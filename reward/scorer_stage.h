@@ -14,7 +14,8 @@ struct scorer_options {
     const struct prompt *prompts; /* by id: ground truth, capability, text; owned by the caller */
     int64_t prompt_count;
     const struct tokenizer *tokenizer;
-    int32_t credits; /* score requests in flight */
+    int32_t credits;                                /* score requests in flight */
+    int32_t longest_tokens, overlong_buffer_tokens; /* struct reward_input */
 };
 
 struct scorer_stage;

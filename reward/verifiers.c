@@ -1,4 +1,4 @@
-/* The built-in verifiers. Each gives 1 or 0; a row whose ground truth it cannot use is
+/* The built-in verifiers. Each but the last gives 1 or 0; a row whose ground truth it cannot use is
  * REWARD_ERROR, so a data set of the wrong kind stops the run instead of teaching that everything
  * is wrong (G8).
  *
@@ -6,7 +6,9 @@
  *   number  the last number in the completion equals the ground truth exactly, as decimals
  *   gsm8k   the last "#### <number>" among the last 300 characters, as text, commas and $ aside:
  * the strict mode of verl's scorer, so "18.00" is not "18" boxed   the last \boxed{...}, compared
- * as normalised text or as rational numbers */
+ * as normalised text or as rational numbers
+ *   overlong  soft punishment of length (DAPO, arXiv 2503.14476, equation 13): 0 up to longest -
+ * buffer tokens, then falling to -1 at longest */
 #include "reward/reward_set.h"
 
 #include <string.h>
@@ -129,6 +131,16 @@ static enum reward_status score_boxed(const struct reward_input *input, float *v
     return status;
 }
 
+static enum reward_status score_overlong(const struct reward_input *input, float *value)
+{
+    int32_t buffer = input->overlong_buffer_tokens;
+    int32_t over = input->completion_id_count - (input->longest_tokens - buffer);
+    if (buffer < 1 || input->longest_tokens < buffer)
+        return REWARD_ERROR;
+    *value = over <= 0 ? 0.0f : -(float)(over < buffer ? over : buffer) / (float)buffer;
+    return REWARD_OK;
+}
+
 static const struct verifier verifiers[] = {
     {"exact", "1 when the completion is the ground truth, surrounding white space aside",
      score_exact},
@@ -136,6 +148,8 @@ static const struct verifier verifiers[] = {
     {"gsm8k", "1 when the last \"#### <number>\" is the ground truth (strict)", score_gsm8k},
     {"boxed", "1 when the last \\boxed{...} is the ground truth, normalised or as a fraction",
      score_boxed},
+    {"overlong", "0, or down to -1 for completions that come near the longest they may be",
+     score_overlong},
 };
 
 const struct verifier *verifier_at(int index)

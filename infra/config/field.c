@@ -417,3 +417,27 @@ const char *field_store(const struct config_field *field, void *object, const ch
     }
     return expect(buffer, field_type_name(field));
 }
+
+bool field_store_path(const struct config_field *table, void *object, const char *path,
+                      const char *value)
+{
+    char buffer[FIELD_EXPECTED_MAX];
+    while (table) {
+        char part[FIELD_KEY_MAX];
+        size_t length = strcspn(path, ".");
+        if (length >= sizeof part)
+            return false;
+        memcpy(part, path, length);
+        part[length] = '\0';
+        const struct config_field *field = field_find(table, part);
+        if (!field)
+            return false;
+        if (path[length] == '\0')
+            return field->type != FIELD_TABLE && field->type != FIELD_TABLE_LIST &&
+                   field_store(field, object, value, buffer) == NULL;
+        object = field_member(field, object);
+        table = field->type == FIELD_TABLE ? field->table : NULL;
+        path += length + 1;
+    }
+    return false;
+}

@@ -98,6 +98,11 @@ struct field_table_list field_table_items(const struct config_field *field, cons
 const char *field_store(const struct config_field *field, void *object, const char *value,
                         char buffer[FIELD_EXPECTED_MAX]);
 
+/* The same for the member at "a.b.c" (no lists of tables); false when there is none or the value is
+ * not one of its own. */
+bool field_store_path(const struct config_field *table, void *object, const char *path,
+                      const char *value);
+
 void string_list_append(struct string_list *list, const char *value);
 void string_list_release(struct string_list *list);
 bool string_list_has(const struct string_list *list, const char *value);

@@ -119,6 +119,9 @@ static void check_reward(const struct check *check)
             fail(check, key, "verifier: command needs a program to run");
         if (!is_command && part->command.count > 0)
             fail(check, key, "is run only with verifier: command, not '%.60s'", part->verifier);
+        if (!is_command && strcmp(part->verifier, "overlong") == 0 &&
+            check->recipe->reward.overlong_buffer_tokens < 1)
+            fail(check, "reward.overlong_buffer_tokens", "the verifier overlong needs at least 1");
         snprintf(key, sizeof key, "reward.parts.%d.name", i);
         if (strlen(part->name) >= 32)
             fail(check, key, "longer than 31 bytes");
@@ -127,6 +130,47 @@ static void check_reward(const struct check *check)
                 fail(check, key, "'%.60s' is also the name of part %d", part->name, j);
         }
     }
+}
+
+/* Values that contradict each other, and values that nothing reads. */
+static void check_objective(const struct check *check)
+{
+    const struct rl_settings *rl = &check->recipe->rl;
+    const struct objective_settings *o = &rl->objective;
+    bool of_group =
+        o->baseline == RECIPE_BASELINE_GROUP_MEAN || o->baseline == RECIPE_BASELINE_LEAVE_ONE_OUT;
+    bool group_scale = o->scale != RECIPE_SCALE_BATCH_STD && o->scale != RECIPE_SCALE_NONE;
+    if ((of_group || group_scale) && rl->group_size < 2)
+        fail(check, "rl.group_size", "a baseline or scale of the group needs at least 2");
+    if (group_scale && !of_group)
+        fail(check, "rl.objective.scale",
+             "is of the group, but the baseline is not: batch_std or none");
+    if (!of_group && rl->drop_zero_advantage)
+        fail(check, "rl.drop_zero_advantage",
+             "groups with equal rewards teach something when the baseline is not of the group");
+    if (of_group && o->gamma < 1)
+        fail(check, "rl.objective.gamma", "a baseline of the group has one advantage a trajectory");
+    if (o->dual_clip != 0 && o->dual_clip <= 1)
+        fail(check, "rl.objective.dual_clip", "must be above 1, or 0 for off");
+    if (o->dual_clip != 0 && o->clipping != RECIPE_CLIPPING_PPO)
+        fail(check, "rl.objective.dual_clip", "is part of clipping: ppo");
+    if (o->kl_target > 0 && o->kl_coef <= 0)
+        fail(check, "rl.objective.kl_target", "needs a kl_coef above 0 to start from");
+}
+
+/* Samples of a truncated distribution are not the policy's own. */
+static void check_truncation(const struct check *check)
+{
+    const struct rl_settings *rl = &check->recipe->rl;
+    const struct sampling_settings *sampling = &rl->sampling;
+    const char *key = sampling->top_p < 1   ? "rl.sampling.top_p"
+                      : sampling->top_k > 0 ? "rl.sampling.top_k"
+                      : sampling->min_p > 0 ? "rl.sampling.min_p"
+                                            : NULL;
+    if (key && rl->truncated_sampling == RECIPE_TRUNCATED_REFUSE)
+        fail(check, key,
+             "trains on samples of a truncated distribution: leave it off, or set "
+             "rl.truncated_sampling: importance to take ratios to that distribution");
 }
 
 static void check_rl(const struct check *check)
@@ -143,8 +187,8 @@ static void check_rl(const struct check *check)
     if (rl->updates_per_batch > rl->prompts_per_step)
         fail(check, "rl.updates_per_batch", "%lld is more than rl.prompts_per_step (%lld)",
              (long long)rl->updates_per_batch, (long long)rl->prompts_per_step);
-    if (rl->objective.dual_clip != 0 && rl->objective.dual_clip <= 1)
-        fail(check, "rl.objective.dual_clip", "must be above 1, or 0 for off");
+    check_objective(check);
+    check_truncation(check);
     if (rl->sampling.stop.count > 8)
         fail(check, "rl.sampling.stop", "at most 8 stops, got %d", rl->sampling.stop.count);
 }

@@ -86,6 +86,15 @@ const struct source_place *place_list_find(const struct place_list *list, const 
     return best;
 }
 
+bool place_list_has(const struct place_list *list, const char *key)
+{
+    for (int32_t i = 0; i < list->count; i++) {
+        if (strcmp(list->items[i].key, key) == 0)
+            return true;
+    }
+    return false;
+}
+
 bool place_list_is_bad(const struct place_list *list, const char *key)
 {
     for (int32_t i = 0; i < list->count; i++) {

@@ -49,6 +49,8 @@ int problems_result(const struct problems *problems);
 void place_list_add(struct place_list *list, const char *key, const struct source_place *place);
 /* Place of the key, else of its nearest enclosing key; NULL when none was given. */
 const struct source_place *place_list_find(const struct place_list *list, const char *key);
+/* Whether the key itself was given. */
+bool place_list_has(const struct place_list *list, const char *key);
 /* Whether the key itself was given and bad. */
 bool place_list_is_bad(const struct place_list *list, const char *key);
 void place_list_release(struct place_list *list);

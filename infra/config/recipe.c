@@ -11,6 +11,7 @@
 #include "infra/config/override.h"
 #include "infra/config/preflight.h"
 #include "infra/config/recipe_fields.h"
+#include "infra/config/recipe_presets.h"
 #include "infra/config/yaml.h"
 
 static void replace_string(const char **slot, const char *value)
@@ -30,6 +31,12 @@ static void resolve(struct recipe *recipe)
         replace_string(&recipe->output_dir, text.data);
         text_release(&text);
     }
+    recipe_presets_apply(recipe);
+    const struct objective_settings *objective = &recipe->rl.objective;
+    bool of_group = objective->baseline == RECIPE_BASELINE_GROUP_MEAN ||
+                    objective->baseline == RECIPE_BASELINE_LEAVE_ONE_OUT;
+    if (!of_group && !place_list_has(&recipe->places, "rl.drop_zero_advantage"))
+        recipe->rl.drop_zero_advantage = false;
     for (int32_t i = 0; i < recipe->reward.parts.count; i++) {
         struct reward_part_settings *part = &recipe->reward.parts.items[i];
         if (*part->name == '\0')

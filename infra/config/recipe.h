@@ -24,12 +24,40 @@
 enum recipe_dtype { RECIPE_FLOAT32, RECIPE_BFLOAT16 };
 enum recipe_init { RECIPE_INIT_NONE, RECIPE_INIT_RANDOM };
 enum recipe_schedule { RECIPE_SCHEDULE_CONSTANT, RECIPE_SCHEDULE_LINEAR, RECIPE_SCHEDULE_COSINE };
+/* In the order of the table in recipe_presets.c. */
+enum recipe_preset {
+    RECIPE_PRESET_NONE,
+    RECIPE_PRESET_GRPO,
+    RECIPE_PRESET_DR_GRPO,
+    RECIPE_PRESET_DAPO,
+    RECIPE_PRESET_RLOO,
+    RECIPE_PRESET_REINFORCE_PP,
+    RECIPE_PRESET_REINFORCE_PP_BASELINE,
+    RECIPE_PRESET_GSPO,
+    RECIPE_PRESET_CISPO,
+    RECIPE_PRESET_AIPO,
+    RECIPE_PRESET_DECOUPLED_PPO
+};
 enum recipe_baseline {
     RECIPE_BASELINE_GROUP_MEAN,
     RECIPE_BASELINE_LEAVE_ONE_OUT,
+    RECIPE_BASELINE_BATCH_MEAN,
     RECIPE_BASELINE_NONE
 };
-enum recipe_scale { RECIPE_SCALE_GROUP_STD, RECIPE_SCALE_NONE };
+enum recipe_scale {
+    RECIPE_SCALE_GROUP_STD,
+    RECIPE_SCALE_LEAVE_ONE_OUT_STD,
+    RECIPE_SCALE_GROUP_MEAN,
+    RECIPE_SCALE_BATCH_STD,
+    RECIPE_SCALE_NONE
+};
+enum recipe_ratio { RECIPE_RATIO_TOKEN, RECIPE_RATIO_SEQUENCE };
+enum recipe_clipping {
+    RECIPE_CLIPPING_PPO,
+    RECIPE_CLIPPING_CISPO,
+    RECIPE_CLIPPING_AIPO,
+    RECIPE_CLIPPING_NONE
+};
 enum recipe_aggregation {
     RECIPE_AGGREGATE_TOKEN_MEAN,    /* mean over the batch's trained tokens */
     RECIPE_AGGREGATE_SEQUENCE_MEAN, /* mean over tokens in a trajectory, then over trajectories */
@@ -38,10 +66,20 @@ enum recipe_aggregation {
 enum recipe_off_policy {
     RECIPE_OFF_POLICY_BEHAVIOR_RATIO,
     RECIPE_OFF_POLICY_DECOUPLED,
+    RECIPE_OFF_POLICY_TRUNCATED_SEQUENCE,
+    RECIPE_OFF_POLICY_ICEPOP,
+    RECIPE_OFF_POLICY_SEQUENCE_REJECTION,
     RECIPE_OFF_POLICY_NONE
 };
 enum recipe_kl_reference { RECIPE_KL_START, RECIPE_KL_BASE };
-enum recipe_kl_estimator { RECIPE_KL_K1, RECIPE_KL_K2, RECIPE_KL_K3 };
+enum recipe_kl_estimator {
+    RECIPE_KL_K1,
+    RECIPE_KL_K2,
+    RECIPE_KL_K3,
+    RECIPE_KL_K3_STRAIGHT_THROUGH
+};
+enum recipe_kl_in { RECIPE_KL_IN_LOSS, RECIPE_KL_IN_REWARD };
+enum recipe_truncated { RECIPE_TRUNCATED_REFUSE, RECIPE_TRUNCATED_IMPORTANCE };
 enum recipe_pairs_source { RECIPE_PAIRS_FILE, RECIPE_PAIRS_RL_LOG };
 enum recipe_activations { RECIPE_ACTIVATIONS_KEPT, RECIPE_ACTIVATIONS_BY_LAYER };
 enum recipe_transport {
@@ -124,17 +162,26 @@ struct sft_settings {
 };
 
 struct objective_settings {
+    enum recipe_preset preset; /* has given its values where none were given (recipe_presets.h) */
     enum recipe_baseline baseline;
     enum recipe_scale scale;
+    double gamma;
+    enum recipe_ratio ratio;
+    enum recipe_clipping clipping;
     double clip_low, clip_high;
+    double ratio_max; /* aipo */
     enum recipe_off_policy off_policy_correction;
-    double importance_weight_max;
-    double dual_clip; /* 0: off */
+    double importance_weight_min, importance_weight_max;
+    double rejection_low, rejection_high; /* sequence_rejection */
+    double dual_clip;                     /* 0: off */
     enum recipe_aggregation aggregation;
     double kl_coef; /* 0: no reference model is kept for the loss */
+    enum recipe_kl_in kl_in;
     enum recipe_kl_reference kl_reference;
     enum recipe_kl_estimator kl_estimator;
-    double kl_limit; /* nats a token against the reference; 0: off */
+    double kl_target;  /* nats a token; 0: kl_coef stays */
+    double kl_horizon; /* trajectories */
+    double kl_limit;   /* nats a token against the reference; 0: off */
     double entropy_coef;
 };
 
@@ -156,6 +203,8 @@ struct rl_settings {
     int64_t staleness_max; /* 0: synchronous */
     struct objective_settings objective;
     bool drop_zero_advantage;
+    bool mask_truncated;
+    enum recipe_truncated truncated_sampling;
     struct optimizer_settings optimizer;
     int64_t micro_batch_tokens;
     enum recipe_activations activation_checkpointing;
@@ -182,7 +231,8 @@ struct reward_part_list {
 
 struct reward_settings {
     struct reward_part_list parts;
-    double pass_threshold; /* a total of at least this counts as passed */
+    int64_t overlong_buffer_tokens; /* of the verifier overlong; 0: it is not among the parts */
+    double pass_threshold;          /* a total of at least this counts as passed */
     double max_error_rate;
     int64_t max_retries;
 };

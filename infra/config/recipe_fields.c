@@ -39,11 +39,22 @@ static const char *const stage_names[] = {"sft", "rl", "dpo", NULL};
 static const char *const dtype_names[] = {"float32", "bfloat16", NULL};
 static const char *const init_names[] = {"none", "random", NULL};
 static const char *const schedule_names[] = {"constant", "linear", "cosine", NULL};
-static const char *const baseline_names[] = {"group_mean", "leave_one_out", "none", NULL};
-static const char *const scale_names[] = {"group_std", "none", NULL};
+static const char *const preset_names[] = {
+    "none", "grpo",  "dr_grpo", "dapo",          "rloo", "reinforce++", "reinforce++-baseline",
+    "gspo", "cispo", "aipo",    "decoupled_ppo", NULL};
+static const char *const baseline_names[] = {"group_mean", "leave_one_out", "batch_mean", "none",
+                                             NULL};
+static const char *const scale_names[] = {
+    "group_std", "leave_one_out_std", "group_mean", "batch_std", "none", NULL};
+static const char *const ratio_names[] = {"token", "sequence", NULL};
+static const char *const clipping_names[] = {"ppo", "cispo", "aipo", "none", NULL};
+static const char *const kl_in_names[] = {"loss", "reward", NULL};
+static const char *const truncated_names[] = {"refuse", "importance", NULL};
 static const char *const aggregation_names[] = {"token_mean", "sequence_mean", "constant", NULL};
-static const char *const off_policy_names[] = {"behavior_ratio", "decoupled", "none", NULL};
-static const char *const kl_names[] = {"k1", "k2", "k3", NULL};
+static const char *const off_policy_names[] = {
+    "behavior_ratio", "decoupled", "truncated_sequence", "icepop", "sequence_rejection",
+    "none",           NULL};
+static const char *const kl_names[] = {"k1", "k2", "k3", "k3_straight_through", NULL};
 static const char *const kl_reference_names[] = {"start", "base", NULL};
 static const char *const pairs_source_names[] = {"file", "rl_log", NULL};
 static const char *const activation_names[] = {"none", "layer", NULL};
@@ -223,30 +234,69 @@ static const struct config_field sft_fields[] = {
     END};
 
 static const struct config_field objective_fields[] = {
+    {.name = "preset",
+     .type = FIELD_ENUM,
+     AT(objective_settings, preset),
+     .default_text = "none",
+     .names = preset_names,
+     .help = "A published objective: gives its values to the keys of rl.objective, and to "
+             "rl.drop_zero_advantage, that are not given",
+     .flags = FIELD_UNHASHED},
     ENUM("baseline", objective_settings, baseline, "group_mean", baseline_names,
-         "Subtracted from a trajectory's reward to give its advantage"),
-    ENUM("scale", objective_settings, scale, "group_std", scale_names, "Divides the advantage"),
+         "Subtracted from a trajectory's reward to give its advantage: the mean of its group, of "
+         "the others of its group, or of the batch's trained tokens"),
+    ENUM("scale", objective_settings, scale, "group_std", scale_names,
+         "Divides the advantage: the deviation or mean of its group's rewards, or that of the "
+         "others; or the advantages of the batch's trained tokens are whitened (batch_std)"),
+    FLOAT("gamma", objective_settings, gamma, "1", 0, 1, NULL,
+          "Discount of rewards a token further on, where the baseline is not of the group"),
+    ENUM("ratio", objective_settings, ratio, "token", ratio_names,
+         "Importance ratio of each token, or the geometric mean over its trajectory (GSPO)"),
+    ENUM("clipping", objective_settings, clipping, "ppo", clipping_names,
+         "ppo stops the gradient of tokens past a bound that would go further; cispo and aipo "
+         "weight every token's gradient by the bounded ratio, cispo between clip_low and "
+         "clip_high, aipo up to ratio_max; none bounds nothing"),
     FLOAT("clip_low", objective_settings, clip_low, "0.2", 0, 1, NULL,
           "The importance ratio is clipped at 1 minus this"),
     FLOAT("clip_high", objective_settings, clip_high, "0.2", 0, 100, NULL,
           "The importance ratio is clipped at 1 plus this"),
+    FLOAT("ratio_max", objective_settings, ratio_max, "2", 1, 1000, NULL,
+          "Bound of the importance ratio under clipping: aipo, the ratio itself"),
     ENUM("off_policy_correction", objective_settings, off_policy_correction, "behavior_ratio",
          off_policy_names,
-         "For tokens of older versions: the clipped ratio is taken against the behavior policy; "
-         "against the policy before the batch, weighted by its truncated ratio to the behavior "
-         "policy (decoupled); or against the policy before the batch alone (none)"),
+         "For tokens of older versions: the clipped ratio is taken against the behavior policy "
+         "(behavior_ratio); or against the policy before the batch, with a weight: its truncated "
+         "ratio to the behavior policy (decoupled), the same of the whole trajectory "
+         "(truncated_sequence), the ratio where it is within its bounds and else 0 (icepop), "
+         "decoupled where the trajectory's mean ratio is within the rejection bounds and else 0 "
+         "(sequence_rejection), or 1 (none)"),
+    FLOAT("importance_weight_min", objective_settings, importance_weight_min, "0", 0, 1, NULL,
+          "Lower bound of that weight"),
     FLOAT("importance_weight_max", objective_settings, importance_weight_max, "2", 1, 1000, NULL,
-          "Truncates the weight of the decoupled correction"),
+          "Upper bound of that weight"),
+    FLOAT("rejection_low", objective_settings, rejection_low, "0.99", 0, 1, NULL,
+          "Geometric mean of a trajectory's ratios below which it is left out, with "
+          "sequence_rejection"),
+    FLOAT("rejection_high", objective_settings, rejection_high, "1.01", 1, 1000, NULL,
+          "The same above which it is"),
     FLOAT("dual_clip", objective_settings, dual_clip, "0", 0, 1000, NULL,
-          "Bounds the loss of negative advantages at this times the advantage; 0 is off"),
+          "Bounds the loss of negative advantages at this times the advantage, with clipping: "
+          "ppo; 0 is off"),
     ENUM("aggregation", objective_settings, aggregation, "token_mean", aggregation_names,
          "How token losses become one number"),
     FLOAT("kl_coef", objective_settings, kl_coef, "0", 0, 100, NULL,
           "Weight of the KL term against the reference model"),
+    ENUM("kl_in", objective_settings, kl_in, "loss", kl_in_names,
+         "Where the KL term goes: into the loss, or taken off the rewards"),
     ENUM("kl_reference", objective_settings, kl_reference, "start", kl_reference_names,
          "Reference model: what the stage started from, or the recipe's base (model.path)"),
     ENUM("kl_estimator", objective_settings, kl_estimator, "k3", kl_names,
-         "Estimator of the KL term"),
+         "Estimator of the KL term; k3_straight_through has the value of k3 and the gradient of "
+         "k2"),
+    FLOAT("kl_target", objective_settings, kl_target, "0", 0, 1000, "nats/token",
+          "KL to the reference that kl_coef is moved towards, batch after batch; 0 leaves it"),
+    FLOAT("kl_horizon", objective_settings, kl_horizon, "10000", 1, FIELD_UNBOUNDED, "trajectories",
+          "How slowly it is moved: by a fifth at most in so many"),
     FLOAT("kl_limit", objective_settings, kl_limit, "0", 0, 1000, "nats/token",
           "KL to the reference above which the stage stops; 0 is off"),
     FLOAT("entropy_coef", objective_settings, entropy_coef, "0", -1, 1, NULL,
@@ -271,7 +321,7 @@ static const struct config_field rl_fields[] = {
     INT("steps", rl_settings, steps, "100", 1, STEPS_MAX, "steps", "Batches to train on"),
     INT("prompts_per_step", rl_settings, prompts_per_step, "16", 1, 1048576, "prompts",
         "Prompts (groups) in one batch"),
-    INT("group_size", rl_settings, group_size, "8", 2, 1024, "trajectories",
+    INT("group_size", rl_settings, group_size, "8", 1, 1024, "trajectories",
         "Trajectories sampled for each prompt"),
     INT("updates_per_batch", rl_settings, updates_per_batch, "1", 1, 64, "updates",
         "Optimizer updates made from one batch"),
@@ -282,7 +332,15 @@ static const struct config_field rl_fields[] = {
         "Versions that the learner may be ahead of a batch's oldest token; 0 is synchronous"),
     TABLE("objective", rl_settings, objective, objective_fields, "Advantage and policy loss."),
     BOOL("drop_zero_advantage", rl_settings, drop_zero_advantage, "true",
-         "Leave groups out of the batch whose rewards are all equal: they teach nothing"),
+         "Leave groups out of the batch whose rewards are all equal: they teach nothing where "
+         "the baseline is of the group, and only there is it the default"),
+    BOOL("mask_truncated", rl_settings, mask_truncated, "false",
+         "Do not train trajectories that were cut at max_completion_tokens; their rewards stay in "
+         "the baseline"),
+    ENUM("truncated_sampling", rl_settings, truncated_sampling, "refuse", truncated_names,
+         "With top_p, top_k or min_p the behavior policy is not the model's own distribution: "
+         "refuse such a recipe, or take importance ratios to the truncated distribution that was "
+         "sampled from"),
     TABLE("optimizer", rl_settings, optimizer, rl_optimizer_fields, "AdamW of the RL stage."),
     INT("micro_batch_tokens", rl_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",
         "Tokens of one forward and backward pass: memory, and the order in which gradients add up"),
@@ -321,6 +379,10 @@ static const struct config_field reward_fields[] = {
      .item_size = sizeof(struct reward_part_settings),
      .max = 16,
      .help = "The parts of the reward; the total is their weighted sum."},
+    INT("overlong_buffer_tokens", reward_settings, overlong_buffer_tokens, "0", 0, TOKENS_MAX,
+        "tokens",
+        "Of verifier: overlong (DAPO): completions lose reward over their last so many tokens "
+        "before max_completion_tokens, from 0 to -1"),
     FLOAT("pass_threshold", reward_settings, pass_threshold, "0.5", -1e6, 1e6, NULL,
           "A trajectory with at least this total counts as passed"),
     FLOAT("max_error_rate", reward_settings, max_error_rate, "0.05", 0, 1, NULL,

@@ -101,6 +101,7 @@ static int write_state(const char *directory, const struct checkpoint_state *sta
     json_object_set_new(root, "stage", json_string(state->stage));
     for (int i = 0; i < STATE_NUMBERS; i++)
         json_object_set_new(root, numbers[i].key, json_integer(*numbers[i].value));
+    json_object_set_new(root, "kl_coef", json_real(state->kl_coef));
     json_object_set_new(root, "recipe_hash", json_string(state->recipe_hash));
     json_object_set_new(root, "weights_hash", json_string(state->weights_hash));
     json_t *hashes = json_array();
@@ -167,6 +168,7 @@ int checkpoint_read_state(const char *directory, struct checkpoint_state *state)
         }
         *numbers[i].value = json_integer_value(number);
     }
+    state->kl_coef = json_number_value(json_object_get(root, "kl_coef"));
     if ((rc = read_state_string(root, directory, "stage", state->stage, sizeof state->stage)) < 0 ||
         (rc = read_state_string(root, directory, "recipe_hash", state->recipe_hash,
                                 sizeof state->recipe_hash)) < 0)

@@ -29,6 +29,7 @@ struct checkpoint_state {
     int64_t tokens;          /* trained so far */
     char recipe_hash[HASH_HEX_SIZE];
     char weights_hash[HASH_HEX_SIZE]; /* model_hash of the weights in the compute dtype */
+    double kl_coef;                   /* RL with kl_target: of the next batch */
     /* RL: the same of the last versions up to policy_version, oldest first: when the learner dies
      * the log may not have them yet. */
     int32_t version_hash_count;

@@ -176,10 +176,10 @@ static void test_learner_follows_the_objective(void **state)
     assert_int_equal(options.loss.aggregation, AGGREGATE_CONSTANT);
     assert_int_equal(options.loss.constant_tokens, 30);
     assert_int_equal(options.loss.kl_estimator, KL_K2);
-    assert_int_equal(options.scale, SCALE_NONE);
-    assert_true(options.loss.clip_high == 0.28f);
-    assert_int_equal(options.loss.off_policy, OFF_POLICY_DECOUPLED);
-    assert_true(options.loss.importance_weight_max == 5.0f);
+    assert_int_equal(options.advantage.scale, SCALE_NONE);
+    assert_true(options.loss.surrogate.clip_high == 0.28f);
+    assert_int_equal(options.loss.importance.off_policy, OFF_POLICY_DECOUPLED);
+    assert_true(options.loss.importance.weight_max == 5.0f);
     recipe_release(&recipe);
 }
 

@@ -54,11 +54,8 @@ static void message_release(struct message *message)
 
 static struct rl_batch_rules tiny_rules(void)
 {
-    return (struct rl_batch_rules){.vocab_size = 101,
-                                   .max_sequence_tokens = 32,
-                                   .temperature = 1.0f,
-                                   .baseline = BASELINE_GROUP_MEAN,
-                                   .scale = SCALE_GROUP_STD};
+    return (struct rl_batch_rules){
+        .vocab_size = 101, .max_sequence_tokens = 32, .temperature = 1.0f};
 }
 
 /* A trajectory of a two-token prompt and `count` sampled tokens. */
@@ -110,6 +107,8 @@ static void test_what_is_trained(void **state)
     assert_int_equal(batch.summary.aborted, 1);
     assert_int_equal(batch.summary.truncated, 1);
     /* rewards 0 and 2: mean 1, unbiased deviation sqrt 2 */
+    const struct advantage_options advantages = {.gamma = 1.0};
+    assert_int_equal(rl_batch_set_advantages(&batch, &advantages), 0);
     assert_true(fabs((double)batch.policies[0].advantage + 0.7071) < 1e-4);
     assert_true(fabs((double)batch.policies[1].advantage - 0.7071) < 1e-4);
     assert_ptr_equal(batch.sequences[1].tokens, batch.trajectories[3].tokens);
@@ -123,6 +122,137 @@ static void test_what_is_trained(void **state)
     message_release(&message);
     for (int i = 0; i < 8; i++)
         trajectory_release(&t[i]);
+}
+
+/* Two groups of two: rewards 1, 0 and 4, 3; lengths 3, 4, 3, 4; the second of the first was cut. */
+static void read_four(struct message *message, struct trajectory t[4], struct rl_batch *batch,
+                      const struct rl_batch_rules *rules)
+{
+    static const float rewards[] = {1.0f, 0.0f, 4.0f, 3.0f};
+    for (int i = 0; i < 4; i++) {
+        make_trajectory(&t[i], 10 + (uint64_t)(i / 2), i % 2, 3 + i % 2);
+        t[i].reward = (struct reward){.status = REWARD_OK, .total = rewards[i]};
+    }
+    t[1].finish = FINISH_LENGTH;
+    message_build(message, 6, t, 4);
+    assert_int_equal(rl_batch_read(batch, &message->batch, rules), 0);
+}
+
+static void release_four(struct message *message, struct trajectory t[4], struct rl_batch *batch)
+{
+    rl_batch_release(batch);
+    message_release(message);
+    for (int i = 0; i < 4; i++)
+        trajectory_release(&t[i]);
+}
+
+static void assert_advantages(const struct rl_batch *batch, const double *expected)
+{
+    for (int s = 0; s < batch->sequence_count; s++) {
+        double actual = (double)batch->policies[s].advantage;
+        if (fabs(actual - expected[s]) > 1e-5)
+            fail_msg("sequence %d: %.9g is not %.9g", s, actual, expected[s]);
+        assert_true(batch->advantages[batch->owners[s]] == batch->policies[s].advantage);
+        assert_null(batch->policies[s].token_advantage);
+    }
+}
+
+static void test_baselines_of_the_batch(void **state)
+{
+    (void)state;
+    static struct message message;
+    struct trajectory t[4];
+    struct rl_batch batch;
+    struct rl_batch_rules rules = tiny_rules();
+    read_four(&message, t, &batch, &rules);
+    assert_int_equal(batch.sequence_count, 4);
+    struct advantage_options options = {
+        .gamma = 1.0, .baseline = BASELINE_BATCH_MEAN, .scale = SCALE_NONE};
+    /* over tokens: (3 x 1 + 4 x 0 + 3 x 4 + 4 x 3) / 14 = 27 / 14 */
+    double mean = 27.0 / 14.0;
+    assert_int_equal(rl_batch_set_advantages(&batch, &options), 0);
+    assert_advantages(&batch, (const double[]){1.0 - mean, -mean, 4.0 - mean, 3.0 - mean});
+    options.scale = SCALE_BATCH_STD;
+    double std = sqrt((3.0 * 1.0 + 3.0 * 16.0 + 4.0 * 9.0 - 27.0 * mean) / 13.0);
+    assert_int_equal(rl_batch_set_advantages(&batch, &options), 0);
+    assert_advantages(&batch, (const double[]){(1.0 - mean) / std, -mean / std, (4.0 - mean) / std,
+                                               (3.0 - mean) / std});
+    /* REINFORCE++-baseline: the group's mean, then whitened: +-0.5, token mean -1 / 14 */
+    options.baseline = BASELINE_GROUP_MEAN;
+    mean = -1.0 / 14.0;
+    std = sqrt((14.0 * 0.25 - 14.0 * mean * mean) / 13.0);
+    assert_int_equal(rl_batch_set_advantages(&batch, &options), 0);
+    assert_advantages(&batch, (const double[]){(0.5 - mean) / std, (-0.5 - mean) / std,
+                                               (0.5 - mean) / std, (-0.5 - mean) / std});
+    release_four(&message, t, &batch);
+}
+
+/* Behavior logprobs are -1; the reference's -1.5 at every token: k1 is 0.5. */
+static void test_kl_in_the_reward(void **state)
+{
+    (void)state;
+    static struct message message;
+    struct trajectory t[4];
+    struct rl_batch batch;
+    struct rl_batch_rules rules = tiny_rules();
+    struct advantage_options options = {.gamma = 1.0,
+                                        .baseline = BASELINE_LEAVE_ONE_OUT,
+                                        .scale = SCALE_NONE,
+                                        .kl_in_reward = true,
+                                        .kl_estimator = KL_K1,
+                                        .kl_coef = 0.2f};
+    read_four(&message, t, &batch, &rules);
+    assert_int_equal(rl_batch_set_advantages(&batch, &options), HONE_EINVAL);
+    assert_non_null(strstr(error_message(), "reference"));
+    error_clear();
+    rl_batch_keep_reference(&batch);
+    for (int s = 0; s < 4; s++)
+        for (int i = 1; i < batch.sequences[s].count; i++)
+            batch.reference[s][i] = -1.5f;
+    /* rewards 1 - 0.3, 0 - 0.4, 4 - 0.3, 3 - 0.4 */
+    assert_int_equal(rl_batch_set_advantages(&batch, &options), 0);
+    assert_advantages(&batch, (const double[]){1.1, -1.1, 1.1, -1.1});
+    /* Without a group: each token's own cost, the reward at the last, discounted by half. */
+    options.baseline = BASELINE_NONE;
+    options.gamma = 0.5;
+    assert_int_equal(rl_batch_set_advantages(&batch, &options), 0);
+    const float *each = batch.policies[2].token_advantage; /* prompt of 2, tokens 2 to 4 */
+    assert_true(fabs((double)each[4] - 3.9) < 1e-6);
+    assert_true(fabs((double)each[3] - (-0.1 + 0.5 * 3.9)) < 1e-6);
+    assert_true(fabs((double)each[2] - (-0.1 + 0.5 * 1.85)) < 1e-6);
+    assert_true(fabs((double)batch.advantages[2] - (3.9 + 1.85 + 0.825) / 3.0) < 1e-6);
+    /* Whitened over all tokens: mean 0, deviation 1. */
+    options.scale = SCALE_BATCH_STD;
+    assert_int_equal(rl_batch_set_advantages(&batch, &options), 0);
+    struct advantage_moments moments = {0};
+    for (int s = 0; s < 4; s++)
+        for (int i = 2; i < batch.sequences[s].count; i++)
+            advantage_moments_add(&moments, (double)batch.policies[s].token_advantage[i], 1);
+    assert_true(moments.count == 14.0);
+    assert_true(fabs(advantage_mean(&moments)) < 1e-6);
+    assert_true(fabs(advantage_std(&moments) - 1.0) < 1e-6);
+    release_four(&message, t, &batch);
+}
+
+/* R3: what was cut is not trained, and stays in the baseline. */
+static void test_truncated_samples_are_masked(void **state)
+{
+    (void)state;
+    static struct message message;
+    struct trajectory t[4];
+    struct rl_batch batch;
+    struct rl_batch_rules rules = tiny_rules();
+    struct advantage_options options = {.gamma = 1.0, .scale = SCALE_NONE};
+    rules.mask_truncated = true;
+    rules.truncated_behavior = true;
+    read_four(&message, t, &batch, &rules);
+    assert_int_equal(batch.sequence_count, 3);
+    assert_int_equal(batch.summary.truncated, 1);
+    assert_int_equal(batch.summary.trained, 3);
+    assert_int_equal(rl_batch_set_advantages(&batch, &options), 0);
+    assert_advantages(&batch, (const double[]){0.5, 0.5, -0.5});
+    assert_ptr_equal(batch.policies[1].log_mass, batch.trajectories[2].log_mass);
+    release_four(&message, t, &batch);
 }
 
 static void expect_refused(struct trajectory *t, const struct rl_batch_rules *rules,
@@ -213,11 +343,11 @@ static void loop_open(struct loop *loop)
                      0);
     loop->step = (struct rl_step){.trainer = loop->trainer,
                                   .reference = loop->reference,
-                                  .loss = {.clip_low = 0.2f,
-                                           .clip_high = 0.2f,
+                                  .loss = {.surrogate = {.clip_low = 0.2f, .clip_high = 0.2f},
                                            .kl_coef = 0.001f,
                                            .kl_estimator = KL_K3,
                                            .entropy_coef = 0.001f},
+                                  .advantage = {.gamma = 1.0},
                                   .temperature = 1.0f,
                                   .updates = 1,
                                   .micro_batch_tokens = 64};
@@ -406,6 +536,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_is_trained),
+        cmocka_unit_test(test_baselines_of_the_batch),
+        cmocka_unit_test(test_kl_in_the_reward),
+        cmocka_unit_test(test_truncated_samples_are_masked),
         cmocka_unit_test(test_batches_that_do_not_fit),
         cmocka_unit_test(test_an_error_between_micro_batches_ends_the_step),
         cmocka_unit_test(test_a_bandit_is_learned_on_policy),

@@ -93,8 +93,13 @@ static void start_hub(void)
 static void set_up_on(const char *transport)
 {
     static const struct reward_part_options part = {"answer", "number", NULL, 1.0f, 0};
-    const struct scorer_options options = {"scorer-0", endpoint,  "recipe", prompts,
-                                           2,          tokenizer, CREDITS};
+    const struct scorer_options options = {.worker = "scorer-0",
+                                           .hub_endpoint = endpoint,
+                                           .recipe_hash = "recipe",
+                                           .prompts = prompts,
+                                           .prompt_count = 2,
+                                           .tokenizer = tokenizer,
+                                           .credits = CREDITS};
     static int tests;
     snprintf(endpoint, sizeof endpoint, "%s://%s/hub%d", transport, directory, tests++);
     now_ns = 5000000000;

@@ -214,13 +214,32 @@ static void test_hostile_input(void **state)
     text_release(&text);
 }
 
+/* 10 tokens at most, the last 4 of them cost. */
+static void test_overlong(void **state)
+{
+    (void)state;
+    const struct verifier *verifier = verifier_find("overlong");
+    struct reward_input input = {.longest_tokens = 10, .overlong_buffer_tokens = 4};
+    static const float expected[] = {0, 0, 0, 0, 0, 0, 0, -0.25f, -0.5f, -0.75f, -1, -1};
+    float value;
+    for (int32_t tokens = 0; tokens <= 11; tokens++) {
+        input.completion_id_count = tokens;
+        assert_int_equal(verifier->score(&input, &value), REWARD_OK);
+        assert_true(value == expected[tokens]);
+    }
+    input.overlong_buffer_tokens = 0;
+    assert_int_equal(verifier->score(&input, &value), REWARD_ERROR);
+    input.overlong_buffer_tokens = 11;
+    assert_int_equal(verifier->score(&input, &value), REWARD_ERROR);
+}
+
 static void test_registry(void **state)
 {
     (void)state;
     int count = 0;
     for (; verifier_at(count) != NULL; count++)
         assert_ptr_equal(verifier_find(verifier_at(count)->name), verifier_at(count));
-    assert_int_equal(count, 4);
+    assert_int_equal(count, 5);
     assert_null(verifier_find("gsm"));
     assert_null(verifier_at(-1));
 }
@@ -407,6 +426,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_gsm8k),
         cmocka_unit_test(test_boxed),
         cmocka_unit_test(test_hostile_input),
+        cmocka_unit_test(test_overlong),
         cmocka_unit_test(test_registry),
         cmocka_unit_test(test_labelled_solutions),
         cmocka_unit_test(test_gsm8k_answers),

@@ -38,59 +38,17 @@ static int load(struct recipe *recipe, const char *const *more, int count)
     return recipe_load(recipe, NULL, all, 4 + count, &problems);
 }
 
-static void test_values(void **state)
+struct value_case {
+    const char *override, *problem; /* NULL: good */
+    const char *also;               /* a second override, or NULL */
+};
+
+static void check_cases(const struct value_case *cases, size_t count)
 {
-    (void)state;
-    static const struct {
-        const char *override, *problem; /* NULL: good */
-    } cases[] = {
-        {"seed=3", NULL},
-        {"name=a/b", "name: expected 1 to 64 letters, digits, dots, dashes or underscores"},
-        {"name=..", "name: expected 1 to 64 letters"},
-        {"stages=[]", "stages: at least one of sft, rl, dpo"},
-        {"stages=[rl, rl]", "stages: 'rl' is listed twice"},
-        {"stages=[sft, dpo]", "dpo.source: rl_log needs rl among the stages, before dpo"},
-        {"stages=[dpo, rl]", "dpo.source: rl_log needs rl among the stages, before dpo"},
-        {"stages=[sft]", NULL},
-        {"log.keep=unacknowledged", "log.keep: dpo.source: rl_log mines trajectories"},
-        {"model.path=", "model.path: a checkpoint directory is needed"},
-        {"model.init.method=random", "model.path: cannot be given together with model.init"},
-        {"sft.data.path=[]", "sft.data.path: no data files given"},
-        {"sft.optimizer={moments_dtype: bfloat16, beta2: 0.999}", "sft.optimizer.beta2: 0.999"},
-        {"sft.micro_batch_tokens=100", "sft.micro_batch_tokens: 100 is less than sft.max_length"},
-        {"sft.batch_tokens=100", "sft.batch_tokens: 100 is less than sft.max_length (512)"},
-        {"rl.data.path=[]", "rl.data.path: no data files given"},
-        {"rl.micro_batch_tokens=700", "rl.micro_batch_tokens: 700 is less than"},
-        {"rl.updates_per_batch=17", "rl.updates_per_batch: 17 is more than rl.prompts_per_step"},
-        {"rl.objective.dual_clip=0.5", "rl.objective.dual_clip: must be above 1, or 0 for off"},
-        {"rl.objective.dual_clip=3", NULL},
-        {"rl.optimizer.warmup_steps=101", "rl.optimizer.warmup_steps: 101 is more than rl.steps"},
-        {"rl.sampling.stop=[a,b,c,d,e,f,g,h,i]", "rl.sampling.stop: at most 8 stops, got 9"},
-        {"reward.parts=[]", "reward.parts: at least one part is needed"},
-        {"reward.parts.0.verifier=command", "command: verifier: command needs a program to run"},
-        {"reward.parts.0.command=[x]",
-         "reward.parts.0.command: is run only with verifier: command"},
-        {"reward.parts.1.verifier=exact", "'exact' is also the name of part 0"},
-        {"dpo.source=file", "dpo.data.path: no data files given"},
-        {"dpo.data.path=p.jsonl", "dpo.data.path: is read only with dpo.source: file"},
-        {"dpo.max_length=3000", "dpo.micro_batch_tokens: 4096 does not hold a pair"},
-        {"eval={data: {path: e}, k: 2}", "eval.k: 2 is more than eval.samples (1)"},
-        {"eval={data: {path: e}, samples: 4, sampling: {temperature: 0}}",
-         "eval.samples: greedy decoding gives the same answer 4 times"},
-        {"eval={enabled: false, data: {path: e}, k: 2}", NULL},
-        {"wire={hub: \"tcp://10.0.0.1:5\", weights: \"tcp://10.0.0.1:6\", keys: k}", NULL},
-        {"wire={hub: \"tcp://*:5\", keys: k}", NULL},
-        {"wire.keys=k", NULL},
-        {"wire.hub=tcp://127.0.0.1:5", "wire.hub: tcp is not opened without wire.keys"},
-        {"wire.weights=tcp://127.0.0.1:5", "wire.weights: tcp is not opened without wire.keys"},
-        {"wire={hub: \"10.0.0.1:5\", keys: k}", "wire.hub: expected tcp://ADDRESS:PORT"},
-        {"wire={weights: \"tcp://*:5\", keys: k}", "wire.weights: workers dial it"},
-        {"pools.actors.remote=true", "wire.hub: workers that join need an endpoint"},
-        {"pools.learner={remote: true}", "wire.hub: workers that join need an endpoint"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    for (size_t i = 0; i < count; i++) {
+        const char *const more[] = {cases[i].override, cases[i].also};
         struct recipe recipe;
-        int rc = load(&recipe, &cases[i].override, 1);
+        int rc = load(&recipe, more, cases[i].also ? 2 : 1);
         if (!cases[i].problem) {
             assert_string_equal(problems.text.data, "");
             assert_int_equal(rc, 0);
@@ -102,6 +60,89 @@ static void test_values(void **state)
                      problems.text.data);
         assert_int_equal(rc, HONE_EINVAL);
     }
+}
+
+static void test_objective(void **state)
+{
+    (void)state;
+    static const struct value_case cases[] = {
+        {"rl.objective.dual_clip=0.5", "dual_clip: must be above 1, or 0 for off", NULL},
+        {"rl.objective.dual_clip=3", NULL, NULL},
+        {"rl.objective.dual_clip=3", "dual_clip: is part of clipping: ppo",
+         "rl.objective.clipping=cispo"},
+        {"rl.group_size=1", "rl.group_size: a baseline or scale of the group needs at least 2",
+         NULL},
+        {"rl.group_size=1", NULL, "rl.objective={baseline: batch_mean, scale: batch_std}"},
+        {"rl.objective.baseline=none", "rl.objective.scale: is of the group, but", NULL},
+        {"rl.objective.baseline=none", NULL, "rl.objective.scale=none"},
+        {"rl.drop_zero_advantage=true", "rl.drop_zero_advantage: groups with equal rewards",
+         "rl.objective.preset=reinforce++"},
+        {"rl.objective.gamma=0.9", "rl.objective.gamma: a baseline of the group has one", NULL},
+        {"rl.objective.gamma=0.9", NULL, "rl.objective.preset=reinforce++"},
+        {"rl.objective.kl_target=0.1", "rl.objective.kl_target: needs a kl_coef above 0", NULL},
+        {"rl.objective.kl_target=0.1", NULL, "rl.objective.kl_coef=0.1"},
+        {"rl.sampling.top_p=0.9", "rl.sampling.top_p: trains on samples of a truncated", NULL},
+        {"rl.sampling.top_k=9", "rl.sampling.top_k: trains on samples of a truncated", NULL},
+        {"rl.sampling.min_p=0.1", NULL, "rl.truncated_sampling=importance"},
+        {"reward.parts.0.verifier=overlong", "reward.overlong_buffer_tokens: the verifier", NULL},
+        {"reward.parts.0.verifier=overlong", NULL, "reward.overlong_buffer_tokens=9"},
+    };
+    check_cases(cases, sizeof cases / sizeof *cases);
+}
+
+static void test_values(void **state)
+{
+    (void)state;
+    static const struct value_case cases[] = {
+        {"seed=3", NULL, NULL},
+        {"name=a/b", "name: expected 1 to 64 letters, digits, dots, dashes or underscores", NULL},
+        {"name=..", "name: expected 1 to 64 letters", NULL},
+        {"stages=[]", "stages: at least one of sft, rl, dpo", NULL},
+        {"stages=[rl, rl]", "stages: 'rl' is listed twice", NULL},
+        {"stages=[sft, dpo]", "dpo.source: rl_log needs rl among the stages, before dpo", NULL},
+        {"stages=[dpo, rl]", "dpo.source: rl_log needs rl among the stages, before dpo", NULL},
+        {"stages=[sft]", NULL, NULL},
+        {"log.keep=unacknowledged", "log.keep: dpo.source: rl_log mines trajectories", NULL},
+        {"model.path=", "model.path: a checkpoint directory is needed", NULL},
+        {"model.init.method=random", "model.path: cannot be given together with model.init", NULL},
+        {"sft.data.path=[]", "sft.data.path: no data files given", NULL},
+        {"sft.optimizer={moments_dtype: bfloat16, beta2: 0.999}", "sft.optimizer.beta2: 0.999",
+         NULL},
+        {"sft.micro_batch_tokens=100", "sft.micro_batch_tokens: 100 is less than sft.max_length",
+         NULL},
+        {"sft.batch_tokens=100", "sft.batch_tokens: 100 is less than sft.max_length (512)", NULL},
+        {"rl.data.path=[]", "rl.data.path: no data files given", NULL},
+        {"rl.micro_batch_tokens=700", "rl.micro_batch_tokens: 700 is less than", NULL},
+        {"rl.updates_per_batch=17", "rl.updates_per_batch: 17 is more than rl.prompts_per_step",
+         NULL},
+        {"rl.optimizer.warmup_steps=101", "rl.optimizer.warmup_steps: 101 is more than rl.steps",
+         NULL},
+        {"rl.sampling.stop=[a,b,c,d,e,f,g,h,i]", "rl.sampling.stop: at most 8 stops, got 9", NULL},
+        {"reward.parts=[]", "reward.parts: at least one part is needed", NULL},
+        {"reward.parts.0.verifier=command", "command: verifier: command needs a program to run",
+         NULL},
+        {"reward.parts.0.command=[x]", "reward.parts.0.command: is run only with verifier: command",
+         NULL},
+        {"reward.parts.1.verifier=exact", "'exact' is also the name of part 0", NULL},
+        {"dpo.source=file", "dpo.data.path: no data files given", NULL},
+        {"dpo.data.path=p.jsonl", "dpo.data.path: is read only with dpo.source: file", NULL},
+        {"dpo.max_length=3000", "dpo.micro_batch_tokens: 4096 does not hold a pair", NULL},
+        {"eval={data: {path: e}, k: 2}", "eval.k: 2 is more than eval.samples (1)", NULL},
+        {"eval={data: {path: e}, samples: 4, sampling: {temperature: 0}}",
+         "eval.samples: greedy decoding gives the same answer 4 times", NULL},
+        {"eval={enabled: false, data: {path: e}, k: 2}", NULL, NULL},
+        {"wire={hub: \"tcp://10.0.0.1:5\", weights: \"tcp://10.0.0.1:6\", keys: k}", NULL, NULL},
+        {"wire={hub: \"tcp://*:5\", keys: k}", NULL, NULL},
+        {"wire.keys=k", NULL, NULL},
+        {"wire.hub=tcp://127.0.0.1:5", "wire.hub: tcp is not opened without wire.keys", NULL},
+        {"wire.weights=tcp://127.0.0.1:5", "wire.weights: tcp is not opened without wire.keys",
+         NULL},
+        {"wire={hub: \"10.0.0.1:5\", keys: k}", "wire.hub: expected tcp://ADDRESS:PORT", NULL},
+        {"wire={weights: \"tcp://*:5\", keys: k}", "wire.weights: workers dial it", NULL},
+        {"pools.actors.remote=true", "wire.hub: workers that join need an endpoint", NULL},
+        {"pools.learner={remote: true}", "wire.hub: workers that join need an endpoint", NULL},
+    };
+    check_cases(cases, sizeof cases / sizeof *cases);
 }
 
 static void test_new_model(void **state)
@@ -165,6 +206,7 @@ static void test_files(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST(test_values), TEST(test_new_model), TEST(test_files)};
+    const struct CMUnitTest tests[] = {TEST(test_objective), TEST(test_values),
+                                       TEST(test_new_model), TEST(test_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -174,9 +174,65 @@ static void test_wrong_choices_and_ranges(void **state)
                    "5:15: stages.1: expected one of sft, rl, dpo (did you mean 'rl'?), got 'r1'");
     expect_problem(MINIMAL "eval: {slots: 0}\n",
                    "5:15: eval.slots: expected an integer from 1 to 65536, got '0'");
-    expect_problem("model: {path: base}\nstages: [rl]\nrl: {data: {path: b}, group_size: 1}\n"
+    expect_problem("model: {path: base}\nstages: [rl]\nrl: {data: {path: b}, group_size: 0}\n"
                    "reward: {parts: [{verifier: exact}]}\n",
-                   "3:35: rl.group_size: expected an integer from 2 to 1024, got '1'");
+                   "3:35: rl.group_size: expected an integer from 1 to 1024, got '0'");
+}
+
+/* A preset fills what is not given, and is only another way to write it. */
+static void test_presets(void **state)
+{
+    (void)state;
+    struct recipe preset, written;
+    char hash[HASH_HEX_SIZE], same[HASH_HEX_SIZE];
+    static const char *const by_name[] = {"rl.objective.preset=gspo",
+                                          "rl.objective.clip_high=0.001"};
+    static const char *const by_value[] = {"rl.objective={ratio: sequence, clip_low: 3e-4, "
+                                           "clip_high: 0.001, aggregation: sequence_mean}"};
+    assert_int_equal(load(&preset, MINIMAL, by_name, 2), 0);
+    assert_int_equal(preset.rl.objective.ratio, RECIPE_RATIO_SEQUENCE);
+    assert_true(preset.rl.objective.clip_low == 3e-4);
+    assert_true(preset.rl.objective.clip_high == 0.001);
+    assert_int_equal(load(&written, MINIMAL, by_value, 1), 0);
+    recipe_hash(&preset, hash);
+    recipe_hash(&written, same);
+    assert_string_equal(hash, same);
+    recipe_release(&preset);
+    recipe_release(&written);
+    /* Only a baseline of the group leaves groups of equal rewards out by itself. */
+    static const char *const others[] = {"rl.objective.preset=reinforce++",
+                                         "rl.objective={baseline: none, scale: none}",
+                                         "rl.objective.preset=rloo"};
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(load(&preset, MINIMAL, &others[i], 1), 0);
+        assert_int_equal(preset.rl.drop_zero_advantage, i == 2);
+        recipe_release(&preset);
+    }
+}
+
+/* Printed with its values, it loads as the same recipe. */
+static void test_presets_print_and_load(void **state)
+{
+    (void)state;
+    for (int p = 0; p <= RECIPE_PRESET_DECOUPLED_PPO; p++) {
+        struct recipe recipe;
+        struct text first, again;
+        text_init(&first);
+        text_init(&again);
+        assert_int_equal(load(&recipe, MINIMAL, NULL, 0), 0);
+        recipe.rl.objective.preset = (enum recipe_preset)p;
+        recipe.rl.objective.clip_low = 0.125;
+        recipe_print(&recipe, &first);
+        recipe_release(&recipe);
+        assert_int_equal(load(&recipe, first.data, NULL, 0), 0);
+        assert_int_equal(recipe.rl.objective.preset, p);
+        assert_true(recipe.rl.objective.clip_low == 0.125); /* given: the preset's is not used */
+        recipe_print(&recipe, &again);
+        assert_string_equal(first.data, again.data);
+        text_release(&first);
+        text_release(&again);
+        recipe_release(&recipe);
+    }
 }
 
 static void test_every_problem_is_reported(void **state)
@@ -278,14 +334,14 @@ static void test_schema_and_reference(void **state)
     json_t *rl = json_object_get(json_object_get(schema, "properties"), "rl");
     json_t *group = json_object_get(json_object_get(rl, "properties"), "group_size");
     assert_string_equal(json_string_value(json_object_get(group, "type")), "integer");
-    assert_int_equal(json_integer_value(json_object_get(group, "minimum")), 2);
+    assert_int_equal(json_integer_value(json_object_get(group, "minimum")), 1);
     assert_int_equal(json_integer_value(json_object_get(group, "default")), 8);
     assert_true(json_is_false(json_object_get(rl, "additionalProperties")));
     json_decref(schema);
     text_clear(&text);
     recipe_reference_markdown(&text);
     assert_non_null(
-        strstr(text.data, "| `rl.group_size` | integer | `8` | 2 to 1024 trajectories |"));
+        strstr(text.data, "| `rl.group_size` | integer | `8` | 1 to 1024 trajectories |"));
     assert_non_null(strstr(text.data, "| `stages` | list of choices | `[sft, rl, dpo]` | "
                                       "`sft`, `rl`, `dpo` |"));
     assert_non_null(strstr(text.data, "\n## reward.parts.N\n"));
@@ -302,6 +358,8 @@ int main(void)
                                        TEST(test_unknown_keys_name_the_nearest),
                                        TEST(test_wrong_types),
                                        TEST(test_wrong_choices_and_ranges),
+                                       TEST(test_presets),
+                                       TEST(test_presets_print_and_load),
                                        TEST(test_every_problem_is_reported),
                                        TEST(test_print_loads_and_prints_again),
                                        TEST(test_hash_counts_what_is_computed),

@@ -2,6 +2,7 @@
  * threads, instruction set and head chunk, agreement with float64 gradients of another
  * implementation (tests/golden/llama_gradients.json) and of a real checkpoint (argument: its
  * folder). */
+#include "tests/golden/golden_llama.h"
 #include "tests/infra/model/model_fixture.h"
 
 #include <math.h>
@@ -362,13 +363,6 @@ static void test_gradients_add(void **state)
 
 /* ---- gradients of another implementation ---- */
 
-static void read_floats(const json_t *array, float *out)
-{
-    const json_t *value;
-    size_t i;
-    json_array_foreach(array, i, value) out[i] = (float)json_number_value(value);
-}
-
 /* Appends a golden sequence to the batch; logprob and entropy get the expected values. */
 static void add_golden_sequence(struct batch *batch, const json_t *sequence, float *logprob,
                                 float *entropy)
@@ -394,24 +388,6 @@ static void add_golden_sequence(struct batch *batch, const json_t *sequence, flo
     batch->count += length;
 }
 
-static float *golden_vector(const struct model_config *config, const json_t *golden,
-                            const char *part)
-{
-    float *flat = MEMORY_ARRAY(float, model_config_parameter_count(config));
-    struct compute compute = {.ops = backend_cpu(CPU_ISA_SCALAR)};
-    struct model *model;
-    assert_int_equal(model_create(&model, config, DTYPE_F32, false, &compute), 0);
-    for (int32_t i = 0; i < model_tensor_count(model); i++) {
-        const struct model_tensor *tensor = model_tensor_at(model, i);
-        const json_t *values = json_object_get(
-            json_object_get(json_object_get(golden, "tensors"), tensor->name), part);
-        assert_int_equal(json_array_size(values), tensor->count);
-        read_floats(values, flat + tensor->offset);
-    }
-    model_free(model);
-    return flat;
-}
-
 static void assert_all_close(const float *got, const float *expected, int64_t count, float scale,
                              const char *what)
 {
@@ -419,16 +395,6 @@ static void assert_all_close(const float *got, const float *expected, int64_t co
         if (fabsf(got[i] - expected[i]) > 2e-5f * fabsf(expected[i]) + 2e-6f * scale)
             fail_msg("%s[%d]: %.9g, expected %.9g", what, (int)i, (double)got[i],
                      (double)expected[i]);
-}
-
-static struct model_config golden_config(const json_t *golden)
-{
-    struct model_config config;
-    char *json = json_dumps(json_object_get(golden, "config"), 0);
-    if (model_config_parse(&config, json, strlen(json), "golden config") < 0)
-        fail_msg("%s", error_message());
-    free(json);
-    return config;
 }
 
 static void test_golden_gradients(void **state)

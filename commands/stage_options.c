@@ -321,7 +321,14 @@ void learner_options_from(struct learner_options *options, const struct recipe *
     };
     options->kl_target = objective->kl_target;
     options->kl_horizon = objective->kl_horizon;
-    options->kl_limit = (float)objective->kl_limit;
+    options->guards = (struct guard_options){.mismatch = rl->guards.mismatch,
+                                             .gradient_spike = rl->guards.gradient_spike,
+                                             .entropy_floor = rl->guards.entropy_floor,
+                                             .reward_drop = rl->guards.reward_drop,
+                                             .kl_limit = objective->kl_limit,
+                                             .good_after = rl->guards.good_after,
+                                             .rollbacks_max = rl->guards.rollbacks_max,
+                                             .checkpoint_steps = rl->checkpoint_steps};
     weight_options_from(&options->weights, recipe);
     options->publish_thread = true;
     trainer_from(&options->trainer, recipe, &rl->optimizer, rl->micro_batch_tokens,

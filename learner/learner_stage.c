@@ -29,7 +29,6 @@
 #define HUB_SILENT_MS     3000
 #define IDLE_MS           10000 /* without a batch: what was said may have been lost on the way */
 #define HUB_GONE_MS       10000 /* after the last batch: the hub has finished without a word */
-#define STREAK_MAX        3     /* batches in a row that trip a guard */
 #define NAME_MAX_BYTES    128
 #define HASHES_TOLD       16      /* again to a new hub; the publisher keeps more */
 #define ABSENT_MS         1800000 /* the longest that saving is expected to take */
@@ -54,7 +53,6 @@ struct learner_stage {
     int64_t told_hash;                  /* last batch whose version's hash it was told, in order */
     int64_t first_version;              /* that this process has made or loaded */
     bool finished;
-    int kl_streak, skip_streak;
 
     /* the hub, times monotonic */
     uint64_t incarnation;
@@ -90,7 +88,6 @@ static int restore_newest(struct learner_stage *s)
 {
     char directory[HONE_PATH_MAX];
     char path[HONE_PATH_MAX];
-    struct checkpoint_state found;
     checkpoints_path(s, directory, sizeof directory);
     int rc = file_make_directories(directory);
     if (rc == 0)
@@ -100,15 +97,15 @@ static int restore_newest(struct learner_stage *s)
         return 0;
     }
     if (rc == 0)
-        rc = trainer_restore(s->policy.trainer, path, &found);
+        rc = policy_restore(&s->policy, path);
     if (rc < 0)
         return rc;
-    if (strcmp(found.recipe_hash, s->options.recipe_hash) != 0)
+    const struct checkpoint_state *found = &s->policy.state;
+    if (strcmp(found->recipe_hash, s->options.recipe_hash) != 0)
         return error_set(HONE_EINVAL, "%s was made by recipe %.12s, this is recipe %.12s", path,
-                         found.recipe_hash, s->options.recipe_hash);
-    s->policy.state = found;
+                         found->recipe_hash, s->options.recipe_hash);
     set_durable(s);
-    log_info("continuing after batch %" PRId64 " from %s", found.batch, path);
+    log_info("continuing after batch %" PRId64 " from %s", found->batch, path);
     return 0;
 }
 
@@ -409,6 +406,9 @@ static int write_metrics(struct learner_stage *s, const struct rl_batch *batch,
     metrics_add(m, "grad_norm", result->gradient_norm_max);
     metrics_add(m, "lr", result->report.learning_rate);
     metrics_add(m, "skipped_steps", result->skipped_steps);
+    metrics_add(m, "guard/signal", s->policy.verdict.signal);
+    metrics_add(m, "guard/action", s->policy.verdict.action);
+    metrics_add(m, "guard/last_good", (double)guards_last_good(&s->policy.guards));
     metrics_add(m, "tokens", (double)result->tokens);
     if (timing->trained_s > 0.0)
         metrics_add(m, "tokens_per_second", (double)result->tokens / timing->trained_s);
@@ -416,35 +416,6 @@ static int write_metrics(struct learner_stage *s, const struct rl_batch *batch,
     metrics_add(m, "time/train_s", timing->trained_s);
     metrics_add(m, "time/wait_for_batch_s", timing->waited_s);
     return metrics_end(m);
-}
-
-/* L3. A figure that is not a number trips too. */
-static int check_guards(struct learner_stage *s, const struct rl_step_result *result)
-{
-    const struct policy_loss_stats *before = &result->before;
-    double kl = before->tokens > 0 ? before->kl_reference / (double)before->tokens : 0.0;
-    bool far =
-        s->options.kl_limit > 0.0f && s->policy.reference && !(kl <= (double)s->options.kl_limit);
-    s->kl_streak = far ? s->kl_streak + 1 : 0;
-    s->skip_streak = result->skipped_steps > 0 ? s->skip_streak + 1 : 0;
-    if (far)
-        log_warn("batch %" PRId64 ": KL to the reference is %.4g, the limit is %.4g",
-                 s->policy.state.batch, kl, (double)s->options.kl_limit);
-    if (result->skipped_steps > 0)
-        log_warn("batch %" PRId64 ": loss or gradient is not a number, the step is not applied",
-                 s->policy.state.batch);
-    if (s->kl_streak >= STREAK_MAX)
-        return error_set(HONE_EGUARD,
-                         "batch %" PRId64 ": mean KL to the reference %.4g is above kl_limit %.4g "
-                         "in %d batches running; lower the learning rate or raise kl_coef",
-                         s->policy.state.batch, kl, (double)s->options.kl_limit, STREAK_MAX);
-    if (s->skip_streak >= STREAK_MAX)
-        return error_set(
-            HONE_EGUARD,
-            "batch %" PRId64 ": loss or gradient is not a number (loss %g, norm %g) in "
-            "%d batches running",
-            s->policy.state.batch, result->loss, result->gradient_norm_max, STREAK_MAX);
-    return 0;
 }
 
 /* Before work during which nothing is answered: silence is not death. */
@@ -483,23 +454,26 @@ static void collect_hashes(struct learner_stage *s)
     }
 }
 
-static int write_checkpoint(struct learner_stage *s)
+static const char *checkpoint_path(const struct learner_stage *s, int64_t batch, char *buffer,
+                                   size_t capacity)
 {
     char directory[HONE_PATH_MAX];
-    char path[HONE_PATH_MAX];
     char name[NAME_MAX_BYTES];
+    snprintf(name, sizeof name, "step-%" PRId64, batch);
+    return path_join(buffer, capacity, checkpoints_path(s, directory, sizeof directory), name);
+}
+
+static int write_checkpoint(struct learner_stage *s)
+{
+    char path[HONE_PATH_MAX];
     collect_hashes(s);
-    checkpoints_path(s, directory, sizeof directory);
-    snprintf(name, sizeof name, "step-%" PRId64, s->policy.state.batch);
-    path_join(path, sizeof path, directory, name);
+    checkpoint_path(s, s->policy.state.batch, path, sizeof path);
     announce_absence(s, "saving the checkpoint");
     int rc = trainer_save(s->policy.trainer, path, s->options.model_directory, &s->policy.state);
     if (rc < 0)
         return rc;
     set_durable(s);
-    return s->options.keep_checkpoints > 0
-               ? checkpoint_prune(directory, s->options.keep_checkpoints)
-               : 0;
+    return 0;
 }
 
 /* The result of the stage: weights alone, in the dtype that the base was stored in. */
@@ -517,9 +491,51 @@ static int write_final(struct learner_stage *s)
     return rc;
 }
 
+/* The one that is gone back to next is kept, however old. */
+static int prune_checkpoints(struct learner_stage *s)
+{
+    char directory[HONE_PATH_MAX];
+    if (s->options.keep_checkpoints <= 0)
+        return 0;
+    return checkpoint_prune(checkpoints_path(s, directory, sizeof directory),
+                            s->options.keep_checkpoints, guards_last_good(&s->policy.guards));
+}
+
+/* L3: what the guards say of the batch that was trained, before its version is published. */
+static int heed_guards(struct learner_stage *s)
+{
+    const struct guard_verdict *verdict = &s->policy.verdict;
+    char text[GUARD_TEXT_MAX];
+    char path[HONE_PATH_MAX];
+    if (verdict->signal == SIGNAL_NONE)
+        return 0;
+    guard_verdict_text(verdict, s->policy.state.batch, text, sizeof text);
+    log_warn("%s", text);
+    if (verdict->action == GUARD_STOP)
+        return error_set(HONE_EGUARD, "%s; lower the learning rate or raise kl_coef", text);
+    if (verdict->action != GUARD_GO_BACK)
+        return 0;
+    checkpoint_path(s, verdict->back_to, path, sizeof path);
+    int rc = policy_go_back(&s->policy, path);
+    return rc < 0 ? error_prefix("%s", text) : 0;
+}
+
+/* Checkpoints of versions that were left behind. */
+static int drop_left_behind(struct learner_stage *s)
+{
+    char path[HONE_PATH_MAX];
+    int rc = 0;
+    int64_t last = s->policy.state.batch - 1;
+    for (int64_t batch = s->policy.verdict.back_to + 1; rc == 0 && batch <= last; batch++) {
+        if (file_exists(checkpoint_path(s, batch, path, sizeof path)))
+            rc = file_remove_tree(path);
+    }
+    return rc;
+}
+
 static bool checkpoint_is_due(const struct learner_stage *s)
 {
-    return s->policy.state.batch >= s->options.steps ||
+    return s->policy.state.batch >= s->options.steps || s->policy.verdict.action == GUARD_GO_BACK ||
            (s->options.checkpoint_steps > 0 &&
             s->policy.state.batch % s->options.checkpoint_steps == 0);
 }
@@ -536,6 +552,11 @@ static int train_batch(struct learner_stage *s, struct rl_batch *batch)
     s->working_ns += end_ns - start_ns;
     timing.trained_s = (double)(end_ns - start_ns) * 1e-9;
     fault_point("batch.trained");
+    rc = heed_guards(s);
+    if (rc < 0) {
+        (void)write_metrics(s, batch, &result, &timing);
+        return rc;
+    }
     spend(s, PUBLISH);
     rc = publish(s);
     fault_point("weights.published");
@@ -543,11 +564,13 @@ static int train_batch(struct learner_stage *s, struct rl_batch *batch)
     fault_point("batch.answered");
     if (rc == 0)
         rc = write_metrics(s, batch, &result, &timing);
-    if (rc == 0)
-        rc = check_guards(s, &result);
     spend(s, SAVE);
     if (rc == 0 && checkpoint_is_due(s))
         rc = write_checkpoint(s);
+    if (rc == 0 && s->policy.verdict.action == GUARD_GO_BACK)
+        rc = drop_left_behind(s);
+    if (rc == 0)
+        rc = prune_checkpoints(s);
     if (rc == 0 && s->policy.state.batch >= s->options.steps)
         rc = write_final(s);
     s->waiting_since_ns = clock_now_ns(s->clock);

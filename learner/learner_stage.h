@@ -7,9 +7,10 @@
  *
  *  L1  Batches are trained in order, each once: n <= trained is answered, not trained again; n >
  * trained + 1 is refused by telling the hub where the learner is. L2  Batch n is answered twice:
- * trained (version n is published) and durable (a checkpoint has it). L3  A run whose policy leaves
- * its reference (mean KL above kl_limit in 3 batches running), or whose steps are not applied 3
- * batches running, stops with the figures. */
+ * trained (version n is published) and durable (a checkpoint has it). L3  Batches are trained,
+ * skipped and gone back from as the guards say (guards.h). Going back makes a checkpoint at once,
+ * and those of the versions left behind are deleted after it. A run that has gone back too often
+ * stops with the figures. */
 #ifndef HONE_LEARNER_LEARNER_STAGE_H
 #define HONE_LEARNER_LEARNER_STAGE_H
 
@@ -17,6 +18,7 @@
 #include "infra/telemetry/metrics.h"
 #include "infra/wire/weight_channel.h"
 #include "learner/policy_loss.h"
+#include "learner/guards.h"
 #include "learner/rl_batch.h"
 
 struct learner_options {
@@ -39,7 +41,7 @@ struct learner_options {
     struct policy_loss_options loss; /* kl_coef: of the first batch; of the reward's KL too */
     double kl_target;  /* mean k3 KL that kl_coef is moved towards (kl.h); 0: it stays */
     double kl_horizon; /* trajectories */
-    float kl_limit;    /* mean k3 KL to the reference above which the run stops; 0 = off */
+    struct guard_options guards;
     struct trainer_options trainer;
 };
 

@@ -1,5 +1,6 @@
 #include "learner/policy.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -44,11 +45,21 @@ static int create_trainer(struct policy *policy, const char *directory, bool ref
     return rc;
 }
 
+/* What the guards know goes with the weights. */
+static void remember(struct policy *policy)
+{
+    _Static_assert(GUARD_NUMBERS <= CHECKPOINT_NUMBERS_MAX, "the guards' memory fits a checkpoint");
+    policy->state.number_count = GUARD_NUMBERS;
+    memcpy(policy->state.numbers, guards_numbers(&policy->guards), GUARD_NUMBERS * sizeof(double));
+}
+
 int policy_open(struct policy *policy, const struct learner_options *options,
                 const struct compute *compute)
 {
     memset(policy, 0, sizeof *policy);
     policy->options = options;
+    guards_init(&policy->guards, &options->guards);
+    remember(policy);
     snprintf(policy->state.stage, sizeof policy->state.stage, "rl");
     snprintf(policy->state.recipe_hash, sizeof policy->state.recipe_hash, "%s",
              options->recipe_hash);
@@ -87,33 +98,139 @@ float policy_kl_coef(const struct policy *policy)
                                                                : options->loss.kl_coef;
 }
 
-int policy_train(struct policy *policy, struct rl_batch *batch, int (*between)(void *),
-                 void *context, struct rl_step_result *result)
+/* ---- one batch under the guards ---- */
+
+struct watch {
+    struct policy *policy;
+    const struct rl_batch *batch;
+    struct guard_verdict skipped; /* SIGNAL_NONE: nothing was */
+};
+
+static struct guard_figures figures_of(const struct policy *policy, const struct rl_batch *batch,
+                                       const struct rl_step_result *result)
+{
+    const struct policy_loss_stats *before = &result->before;
+    const struct rl_batch_summary *summary = &batch->summary;
+    double tokens = before->tokens > 0 ? (double)before->tokens : (double)NAN;
+    return (struct guard_figures){
+        .batch = batch->number,
+        .loss = result->report.loss,
+        .gradient_norm = result->report.gradient_norm,
+        .unequal_tokens = before->unequal_tokens,
+        .entropy = before->entropy / tokens,
+        .reward = summary->reward_mean,
+        .kl = policy->reference ? before->kl_reference / tokens : (double)NAN,
+        .sample_size = rl_step_sample_size(before),
+        .truncated_share = (double)summary->truncated / (double)summary->trajectories};
+}
+
+static bool accept(void *context, const struct rl_step_result *result)
+{
+    struct watch *watch = context;
+    struct guard_figures figures = figures_of(watch->policy, watch->batch, result);
+    return guards_accept(&watch->policy->guards, &figures, &watch->skipped);
+}
+
+/* Whether a trained token comes from a version that was left behind. */
+static bool is_left_behind(const struct policy *policy, const struct rl_batch *batch)
+{
+    for (int32_t s = 0; s < batch->sequence_count; s++) {
+        const struct train_sequence *sequence = &batch->sequences[s];
+        for (int32_t i = 1; i < sequence->count; i++)
+            if (sequence->loss_mask[i] != 0 &&
+                guards_left_behind(&policy->guards, batch->policies[s].policy_version[i]))
+                return true;
+    }
+    return false;
+}
+
+static int train(struct policy *policy, struct rl_batch *batch, struct watch *watch,
+                 struct rl_step *step, struct rl_step_result *result)
 {
     const struct learner_options *options = policy->options;
-    struct rl_step step = {.trainer = policy->trainer,
-                           .reference = policy->reference,
-                           .loss = options->loss,
-                           .advantage = options->advantage,
-                           .temperature = options->temperature,
-                           .updates = options->updates_per_batch,
-                           .micro_batch_tokens = options->trainer.micro_batch_tokens,
-                           .between = between,
-                           .context = context};
-    HONE_ASSERT(batch->number == policy->state.batch + 1);
     float coef = policy_kl_coef(policy);
-    step.advantage.kl_coef = coef;
-    step.advantage.kl_estimator = options->loss.kl_estimator;
-    step.loss.kl_coef = options->advantage.kl_in_reward ? 0.0f : coef;
-    int rc = rl_step_run(&step, batch, policy->state.batch, result);
+    step->trainer = policy->trainer;
+    step->reference = policy->reference;
+    step->loss = options->loss;
+    step->loss.kl_coef = options->advantage.kl_in_reward ? 0.0f : coef;
+    step->advantage = options->advantage;
+    step->advantage.kl_coef = coef;
+    step->advantage.kl_estimator = options->loss.kl_estimator;
+    step->temperature = options->temperature;
+    step->updates = options->updates_per_batch;
+    step->micro_batch_tokens = options->trainer.micro_batch_tokens;
+    step->accept = accept;
+    step->accept_context = watch;
+    int rc = rl_step_run(step, batch, policy->state.batch, result);
     if (rc < 0)
         return rc;
-    policy->state.batch = batch->number;
     policy->state.tokens += result->tokens;
-    if (options->kl_target > 0.0 && result->before.tokens > 0)
+    policy->state.kl_coef = (double)coef;
+    if (options->kl_target > 0.0 && result->before.tokens > 0 && result->report.applied)
         policy->state.kl_coef =
             kl_next_coef((double)coef, result->before.kl_reference / (double)result->before.tokens,
                          options->kl_target, batch->sequence_count, options->kl_horizon);
+    return 0;
+}
+
+int policy_train(struct policy *policy, struct rl_batch *batch, int (*between)(void *),
+                 void *context, struct rl_step_result *result)
+{
+    struct rl_step step = {.between = between, .context = context};
+    struct watch watch = {.policy = policy, .batch = batch};
+    HONE_ASSERT(batch->number == policy->state.batch + 1);
+    if (is_left_behind(policy, batch)) {
+        memset(result, 0, sizeof *result);
+        result->skipped_steps = 1;
+        watch.skipped = (struct guard_verdict){.action = GUARD_SKIP, .signal = SIGNAL_ROLLED_BACK};
+    } else {
+        int rc = train(policy, batch, &watch, &step, result);
+        if (rc < 0)
+            return rc;
+    }
+    struct guard_figures figures = figures_of(policy, batch, result);
+    figures.gradient_norm = result->gradient_norm_max;
+    guards_observe(&policy->guards, &figures, &watch.skipped, &policy->verdict);
+    policy->state.batch = batch->number;
+    remember(policy);
+    return 0;
+}
+
+int policy_restore(struct policy *policy, const char *checkpoint)
+{
+    struct checkpoint_state found;
+    int rc = trainer_restore(policy->trainer, checkpoint, &found);
+    if (rc < 0)
+        return rc;
+    policy->state = found;
+    guards_restore(&policy->guards, found.numbers, found.number_count);
+    remember(policy);
+    return 0;
+}
+
+static int reset_to_start(struct policy *policy)
+{
+    float *flat = MEMORY_ARRAY(float, model_config_parameter_count(&policy->config));
+    int rc = model_read_flat(&policy->config, policy->options->model_directory, flat);
+    if (rc == 0)
+        trainer_reset(policy->trainer, flat);
+    memory_free(flat);
+    policy->state.kl_coef = (double)policy->options->loss.kl_coef;
+    return rc;
+}
+
+int policy_go_back(struct policy *policy, const char *checkpoint)
+{
+    struct checkpoint_state found;
+    if (policy->verdict.back_to == 0)
+        return reset_to_start(policy);
+    int rc = trainer_restore(policy->trainer, checkpoint, &found);
+    if (rc < 0)
+        return rc;
+    if (found.batch != policy->verdict.back_to)
+        return error_set(HONE_ECORRUPT, "%s holds version %lld, not %lld", checkpoint,
+                         (long long)found.batch, (long long)policy->verdict.back_to);
+    policy->state.kl_coef = found.kl_coef;
     return 0;
 }
 

@@ -7,6 +7,7 @@
 #define HONE_LEARNER_POLICY_H
 
 #include "infra/train/trainer.h"
+#include "learner/guards.h"
 #include "learner/rl_batch.h"
 #include "learner/rl_step.h"
 
@@ -18,6 +19,8 @@ struct policy {
     struct trainer *trainer;
     struct trainer *reference;     /* NULL: none kept, or not opened yet */
     struct checkpoint_state state; /* of the weights in hand; state.batch is the version */
+    struct guards guards;
+    struct guard_verdict verdict; /* on the latest batch */
 };
 
 /* Version 0: the weights of options->model_directory. */
@@ -32,10 +35,16 @@ int policy_read_batch(const struct policy *policy, const Hone__Batch *message,
                       struct rl_batch *batch);
 /* Coefficient of the KL to the reference in the next batch. */
 float policy_kl_coef(const struct policy *policy);
-/* Trains batch state.batch + 1; state.weights_hash is not brought up to date. between: see struct
- * rl_step; may be NULL. */
+/* Trains batch state.batch + 1, or skips it, as the guards say; state.weights_hash is not brought
+ * up to date. between: see struct rl_step; may be NULL. After it, `verdict` says whether the caller
+ * has to go back (policy_go_back) before the version is used, or to stop. */
 int policy_train(struct policy *policy, struct rl_batch *batch, int (*between)(void *),
                  void *context, struct rl_step_result *result);
+/* Version state.batch gets the weights, moments and KL coefficient of version verdict.back_to:
+ * those of the checkpoint, or with back_to 0 those that the stage started from. */
+int policy_go_back(struct policy *policy, const char *checkpoint);
+/* From a checkpoint: weights, moments and what the guards remember. */
+int policy_restore(struct policy *policy, const char *checkpoint);
 /* Fills state.weights_hash from the weights in hand. */
 void policy_note_hash(struct policy *policy);
 /* The result of the stage: weights alone, in the dtype that the base was stored in. */

@@ -47,6 +47,27 @@ static int fill_reference(const struct rl_step *step, struct rl_batch *batch)
     return 0;
 }
 
+/* What is asked before an update is applied. */
+struct asked {
+    const struct rl_step *step;
+    const struct watched_loss *loss;
+    struct rl_step_result *result;
+    bool first;
+};
+
+static bool ask(void *context, const struct step_report *report)
+{
+    const struct asked *asked = context;
+    struct rl_step_result figures = *asked->result;
+    figures.report = *report;
+    figures.after = asked->loss->policy.stats;
+    if (asked->first) {
+        figures.before = figures.after;
+        figures.loss = report->loss;
+    }
+    return asked->step->accept(asked->step->accept_context, &figures);
+}
+
 int rl_step_run(const struct rl_step *step, struct rl_batch *batch, int64_t current_version,
                 struct rl_step_result *result)
 {
@@ -55,6 +76,11 @@ int rl_step_run(const struct rl_step *step, struct rl_batch *batch, int64_t curr
                                 .temperature = step->temperature,
                                 .need_entropy = true};
     struct watched_loss loss = {.policy.options = step->loss, .step = step};
+    struct asked asked = {.step = step, .loss = &loss, .result = result};
+    if (step->accept) {
+        train.accept = ask;
+        train.accept_context = &asked;
+    }
     memset(result, 0, sizeof *result);
     int rc = step->reference ? fill_reference(step, batch) : 0;
     if (rc == 0)
@@ -64,7 +90,7 @@ int rl_step_run(const struct rl_step *step, struct rl_batch *batch, int64_t curr
     for (int32_t update = 0; rc == 0 && update < step->updates; update++) {
         policy_loss_begin(&loss.policy, &train);
         loss.policy.current_version = update == 0 ? current_version : -1;
-        loss.policy.first_pass = update == 0;
+        loss.policy.first_pass = asked.first = update == 0;
         rc = trainer_step(step->trainer, &train, watched_loss_function, &loss, &result->report);
         if (rc < 0)
             return error_prefix("batch %lld, update %d", (long long)batch->number, update + 1);
@@ -77,6 +103,8 @@ int rl_step_run(const struct rl_step *step, struct rl_batch *batch, int64_t curr
         result->skipped_steps += !result->report.applied;
         if (!(result->report.gradient_norm <= result->gradient_norm_max))
             result->gradient_norm_max = result->report.gradient_norm;
+        if (!result->report.applied && step->accept)
+            break;
     }
     return rc;
 }

@@ -6,6 +6,8 @@
 
 #include "learner/rl_batch.h"
 
+struct rl_step_result;
+
 struct rl_step {
     struct trainer *trainer;
     struct trainer *reference; /* NULL: none kept */
@@ -18,6 +20,10 @@ struct rl_step {
      * trains. Negative ends the step with that error. May be NULL. */
     int (*between)(void *context);
     void *context;
+    /* Asked before each update is applied, with the figures of the pass so far in `result`: false
+     * leaves the weights and ends the step. May be NULL. */
+    bool (*accept)(void *context, const struct rl_step_result *result);
+    void *accept_context;
 };
 
 struct rl_step_result {
@@ -26,7 +32,7 @@ struct rl_step_result {
     struct step_report report;       /* of the last pass */
     double gradient_norm_max;
     int64_t tokens;        /* rows through the trained model */
-    int32_t skipped_steps; /* not applied (T3) */
+    int32_t skipped_steps; /* not applied */
     double loss;           /* of the first pass */
 };
 

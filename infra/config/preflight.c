@@ -187,6 +187,12 @@ static void check_rl(const struct check *check)
     if (rl->updates_per_batch > rl->prompts_per_step)
         fail(check, "rl.updates_per_batch", "%lld is more than rl.prompts_per_step (%lld)",
              (long long)rl->updates_per_batch, (long long)rl->prompts_per_step);
+    if (rl->guards.good_after > rl->checkpoint_steps * rl->keep_checkpoints)
+        fail(check, "rl.guards.good_after",
+             "%lld is more than checkpoint_steps x keep_checkpoints (%lld): no checkpoint lives to "
+             "be good",
+             (long long)rl->guards.good_after,
+             (long long)(rl->checkpoint_steps * rl->keep_checkpoints));
     check_objective(check);
     check_truncation(check);
     if (rl->sampling.stop.count > 8)

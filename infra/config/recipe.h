@@ -185,6 +185,16 @@ struct objective_settings {
     double entropy_coef;
 };
 
+/* What watches the policy in training. 0: off. */
+struct guard_settings {
+    bool mismatch;
+    double gradient_spike; /* x median norm */
+    double entropy_floor;  /* x median entropy */
+    double reward_drop;    /* x median reward */
+    int64_t good_after;    /* batches */
+    int64_t rollbacks_max; /* in 1,000 batches; 0: the first signal stops the run */
+};
+
 struct actor_settings {
     int64_t slots;
     int64_t prefill_chunk_tokens;
@@ -213,6 +223,7 @@ struct rl_settings {
     double lease_timeout_s;
     int64_t lease_retries;
     struct actor_settings actor;
+    struct guard_settings guards;
     int64_t eval_steps; /* 0: only after the stage */
 };
 

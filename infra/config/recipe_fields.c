@@ -298,7 +298,8 @@ static const struct config_field objective_fields[] = {
     FLOAT("kl_horizon", objective_settings, kl_horizon, "10000", 1, FIELD_UNBOUNDED, "trajectories",
           "How slowly it is moved: by a fifth at most in so many"),
     FLOAT("kl_limit", objective_settings, kl_limit, "0", 0, 1000, "nats/token",
-          "KL to the reference above which the stage stops; 0 is off"),
+          "KL to the reference above which, in three batches running, the policy goes back to its "
+          "last good checkpoint; 0 is off"),
     FLOAT("entropy_coef", objective_settings, entropy_coef, "0", -1, 1, NULL,
           "Weight of the entropy bonus"),
     END};
@@ -314,6 +315,26 @@ static const struct config_field actor_fields[] = {
         "its actor dies; 0 logs finished ones only"),
     ENUM("kv_on_swap", actor_settings, kv_on_swap, "keep", kv_names,
          "Keys and values of rollouts in flight when new weights arrive: kept, or computed again"),
+    END};
+
+static const struct config_field guard_fields[] = {
+    BOOL("mismatch", guard_settings, mismatch, "true",
+         "Do not train a batch when a token of the very version in training has another logprob "
+         "here than where it was sampled: some weights are not what they are said to be"),
+    FLOAT("gradient_spike", guard_settings, gradient_spike, "10", 0, 1e6, NULL,
+          "Do not apply a step whose gradient norm is above this times the median of the last 100; "
+          "five such in 50 batches go back. 0 is off"),
+    FLOAT("entropy_floor", guard_settings, entropy_floor, "0.2", 0, 1, NULL,
+          "Go back when the entropy of 5 batches falls below this times the median of the 50 "
+          "before; 0 is off"),
+    FLOAT("reward_drop", guard_settings, reward_drop, "0.5", 0, 100, NULL,
+          "Go back when the reward of 3 batches is below the median of the 50 before by this "
+          "share of it, and by six deviations; 0 is off"),
+    INT("good_after", guard_settings, good_after, "5", 1, 1000, "batches",
+        "A checkpoint is good, and can be gone back to, when so many batches without a signal have "
+        "followed it"),
+    INT("rollbacks_max", guard_settings, rollbacks_max, "3", 0, 8, NULL,
+        "Going back more often in 1,000 batches stops the run; 0 stops it at once"),
     END};
 
 static const struct config_field rl_fields[] = {
@@ -354,6 +375,9 @@ static const struct config_field rl_fields[] = {
     INT("lease_retries", rl_settings, lease_retries, "3", 0, 100, "leases",
         "Leases of a group that may expire or be given back in a row; then the group is dropped"),
     TABLE("actor", rl_settings, actor, actor_fields, "The generation engine of each actor."),
+    TABLE("guards", rl_settings, guards, guard_fields,
+          "What watches the policy: batches that are skipped, and the last good checkpoint to go "
+          "back to. Loss or gradient that is not a number, and kl_limit, are always watched."),
     INT("eval_steps", rl_settings, eval_steps, "0", 0, STEPS_MAX, "steps",
         "Steps between evaluations; 0 evaluates only after the stage"),
     END};

@@ -104,6 +104,10 @@ static int write_state(const char *directory, const struct checkpoint_state *sta
     json_object_set_new(root, "kl_coef", json_real(state->kl_coef));
     json_object_set_new(root, "recipe_hash", json_string(state->recipe_hash));
     json_object_set_new(root, "weights_hash", json_string(state->weights_hash));
+    json_t *remembered = json_array();
+    for (int32_t i = 0; i < state->number_count; i++)
+        json_array_append_new(remembered, json_real(state->numbers[i]));
+    json_object_set_new(root, "numbers", remembered);
     json_t *hashes = json_array();
     for (int32_t i = 0; i < state->version_hash_count; i++)
         json_array_append_new(hashes, json_string(state->version_hashes[i]));
@@ -144,6 +148,24 @@ static int read_version_hashes(const json_t *root, const char *directory,
     return 0;
 }
 
+static int read_numbers(const json_t *root, const char *directory, struct checkpoint_state *state)
+{
+    const json_t *list = json_object_get(root, "numbers"); /* a checkpoint of before has none */
+    size_t count = json_array_size(list);
+    if (count > CHECKPOINT_NUMBERS_MAX)
+        return error_set(HONE_EFORMAT, "%s/state.json: \"numbers\" has %zu entries, not %d",
+                         directory, count, CHECKPOINT_NUMBERS_MAX);
+    for (size_t i = 0; i < count; i++) {
+        const json_t *number = json_array_get(list, i);
+        if (!json_is_number(number))
+            return error_set(HONE_EFORMAT, "%s/state.json: \"numbers\" holds what is no number",
+                             directory);
+        state->numbers[i] = json_number_value(number);
+    }
+    state->number_count = (int32_t)count;
+    return 0;
+}
+
 int checkpoint_read_state(const char *directory, struct checkpoint_state *state)
 {
     struct state_number numbers[STATE_NUMBERS];
@@ -168,6 +190,8 @@ int checkpoint_read_state(const char *directory, struct checkpoint_state *state)
         }
         *numbers[i].value = json_integer_value(number);
     }
+    if ((rc = read_numbers(root, directory, state)) < 0)
+        goto out;
     state->kl_coef = json_number_value(json_object_get(root, "kl_coef"));
     if ((rc = read_state_string(root, directory, "stage", state->stage, sizeof state->stage)) < 0 ||
         (rc = read_state_string(root, directory, "recipe_hash", state->recipe_hash,
@@ -546,7 +570,7 @@ static int remove_leftover(void *context, const char *name)
     return file_remove_tree(path_join(path, sizeof path, context, name));
 }
 
-int checkpoint_prune(const char *directory, int keep)
+int checkpoint_prune(const char *directory, int keep, int64_t also)
 {
     struct step_list list;
     char path[HONE_PATH_MAX];
@@ -556,7 +580,7 @@ int checkpoint_prune(const char *directory, int keep)
     for (size_t i = 0; rc == 0 && i < list.count; i++) {
         step_path(path, directory, list.steps[i]);
         if (valid == keep)
-            rc = file_remove_tree(path);
+            rc = list.steps[i] == also ? 0 : file_remove_tree(path);
         else if (checkpoint_verify(path) == 0)
             valid++;
         else

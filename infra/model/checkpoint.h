@@ -20,6 +20,8 @@
 /* Versions whose hashes a checkpoint of an RL run holds. */
 #define CHECKPOINT_HASHES_MAX 64
 
+#define CHECKPOINT_NUMBERS_MAX 512
+
 struct checkpoint_state {
     char stage[16];          /* "sft", "rl", "dpo" */
     int64_t step;            /* optimiser steps done */
@@ -30,6 +32,9 @@ struct checkpoint_state {
     char recipe_hash[HASH_HEX_SIZE];
     char weights_hash[HASH_HEX_SIZE]; /* model_hash of the weights in the compute dtype */
     double kl_coef;                   /* RL with kl_target: of the next batch */
+    /* What else the stage remembers, finite numbers; its own business. */
+    int32_t number_count;
+    double numbers[CHECKPOINT_NUMBERS_MAX];
     /* RL: the same of the last versions up to policy_version, oldest first: when the learner dies
      * the log may not have them yet. */
     int32_t version_hash_count;
@@ -62,8 +67,9 @@ int checkpoint_read_optimizer(const char *directory, const struct model_config *
 /* Newest valid checkpoint "step-<n>" under directory; damaged ones are warned about by name.
  * HONE_ENOENT when there is none. */
 int checkpoint_newest(const char *directory, char *path, size_t capacity);
-/* Keeps the newest `keep` (>= 1) valid ones and deletes every older one, and what interrupted
- * writes left. A damaged one newer than those is left for inspection, with a warning. */
-int checkpoint_prune(const char *directory, int keep);
+/* Keeps the newest `keep` (>= 1) valid ones and that of step `also` (0: none), and deletes every
+ * other older one, and what interrupted writes left. A damaged one newer than those is left for
+ * inspection, with a warning. */
+int checkpoint_prune(const char *directory, int keep, int64_t also);
 
 #endif

@@ -299,6 +299,8 @@ int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_
     report->gradient_norm = sqrt(trainer->compute.ops->sum_squares(
         trainer->compute.pool, trainer->parameters, trainer->gradient));
     report->applied = isfinite(report->loss) && isfinite(report->gradient_norm);
+    if (batch->accept)
+        report->applied = batch->accept(batch->accept_context, report) && report->applied;
     if (report->applied) {
         if (options->max_gradient_norm > 0.0 && report->gradient_norm > options->max_gradient_norm)
             report->clip_scale = options->max_gradient_norm / report->gradient_norm;
@@ -395,6 +397,18 @@ int trainer_export(struct trainer *trainer, const char *directory, const char *b
                                          .master = trainer->master,
                                          .state = state};
     return checkpoint_write(directory, &content);
+}
+
+void trainer_reset(struct trainer *trainer, const float *master)
+{
+    size_t count = (size_t)trainer->parameters;
+    size_t moment_size = dtype_bytes(trainer->options.optimizer.moments_dtype);
+    HONE_ASSERT(!trainer->options.logprobs_only);
+    memcpy(trainer->master, master, count * sizeof *master);
+    memset(trainer->moment1, 0, count * moment_size);
+    memset(trainer->moment2, 0, count * moment_size);
+    model_set_flat(trainer->model, trainer->master);
+    trainer->steps = 0;
 }
 
 int trainer_restore(struct trainer *trainer, const char *directory, struct checkpoint_state *state)

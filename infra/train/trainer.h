@@ -35,11 +35,17 @@ struct train_sequence {
     void *user;   /* the loss's own data of this sequence */
 };
 
+struct step_report;
+
 struct train_batch {
     const struct train_sequence *sequences;
     int32_t count;
     float temperature; /* logprobs are of softmax(logits / temperature) */
     bool need_entropy;
+    /* Asked when loss and gradient norm are known: false leaves the weights as they are. NULL: yes.
+     */
+    bool (*accept)(void *context, const struct step_report *report);
+    void *accept_context;
 };
 
 /* What a loss sees of one micro-batch: sequences [first, first + count) of `batch`, which holds the
@@ -74,7 +80,7 @@ struct step_report {
     int64_t tokens;         /* rows through the model */
     int64_t trained_tokens; /* with loss_mask */
     double seconds_forward, seconds_backward, seconds_optimizer;
-    bool applied; /* false: non-finite, nothing changed (T3) */
+    bool applied; /* false: non-finite (T3) or not accepted, nothing changed */
 };
 
 struct trainer;
@@ -110,6 +116,8 @@ int trainer_save(struct trainer *trainer, const char *directory, const char *bas
 /* Weights only (no optimiser), dtype as given: what the next stage starts from. */
 int trainer_export(struct trainer *trainer, const char *directory, const char *base_directory,
                    enum dtype dtype, struct checkpoint_state *state);
+/* Back to the start: these fp32 weights [parameter_count], moments 0, step 0. */
+void trainer_reset(struct trainer *trainer, const float *master);
 /* Restores master, moments and step counter from a checkpoint made by trainer_save. Weights whose
  * hash in the compute dtype is not the recorded one are HONE_ECORRUPT. */
 int trainer_restore(struct trainer *trainer, const char *directory, struct checkpoint_state *state);

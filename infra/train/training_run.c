@@ -142,7 +142,7 @@ static int save(struct training_run *run, struct trainer *trainer)
         return rc;
     if (run->options.keep_checkpoints < 1)
         return 0;
-    return checkpoint_prune(directory, run->options.keep_checkpoints);
+    return checkpoint_prune(directory, run->options.keep_checkpoints, 0);
 }
 
 int training_run_advance(struct training_run *run, struct trainer *trainer,

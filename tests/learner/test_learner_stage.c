@@ -53,7 +53,8 @@ struct world {
     /* the hub */
     struct wire_server *server;
     struct wire_peer peer;
-    bool generates; /* the next batch is sampled and sent when the last one is done */
+    bool generates;   /* the next batch is sampled and sent when the last one is done */
+    int64_t poisoned; /* from this batch on rewards give advantages that are not numbers; 0: none */
     int hellos, readies, dones, heartbeats, absences;
     int64_t spent_us; /* all that the last heartbeat accounts for */
     bool answers;     /* the hub answers heartbeats */
@@ -231,6 +232,8 @@ static void sample_batch(struct world *w, int64_t number)
         trajectory.id = (uint64_t)number * 1000 + user + 1;
         trajectory.reward.status = REWARD_OK;
         trajectory.reward.total = (float)even / (float)trajectory_completion_tokens(&trajectory);
+        if (w->poisoned > 0 && number >= w->poisoned)
+            trajectory.reward.total = user % 3 == 0 ? 3e38f : -3e38f;
         batch->trajectories[user] = trajectory;
     }
     batch->made = true;
@@ -634,19 +637,83 @@ static void test_a_policy_that_runs_away_is_stopped(void **state)
     struct world w;
     int rc = 0;
     world_open(&w);
-    w.options.kl_limit = 1e-9f; /* the first batch has KL 0 exactly; 2, 3 and 4 do not */
+    w.options.guards.kl_limit = 1e-9; /* the first batch has KL 0 exactly; 2, 3 and 4 do not */
     start_learner(&w);
     w.generates = true;
     for (int i = 0; i < 20000 && rc == 0; i++)
         rc = world_tick(&w, NULL);
     assert_int_equal(rc, HONE_EGUARD);
-    assert_non_null(strstr(error_message(), "batch 4: mean KL to the reference"));
-    for (int i = 0; w.trained < 4; i++) { /* what it said before is still on its way */
+    assert_non_null(strstr(error_message(), "batch 4: kl_drift: KL to the reference"));
+    for (int i = 0; w.trained < 3; i++) { /* what it said before is still on its way */
         assert_true(i < 20000);
         wire_poll(&w.server, 1, NULL, 0, 1);
         hub_tick(&w);
     }
-    assert_int_equal(w.trained, 4);
+    assert_int_equal(w.trained, 3);
+    world_close(&w);
+}
+
+static bool has_checkpoint(const struct world *w, int64_t batch)
+{
+    char path[HONE_PATH_MAX];
+    snprintf(path, sizeof path, "%s/checkpoints/step-%lld", w->stage_directory, (long long)batch);
+    return file_exists(path);
+}
+
+/* KL is above the limit from batch 2 on, in three running at 4: back to the start, and batch 5
+ * starts from there again. */
+static void test_a_policy_that_runs_away_goes_back(void **state)
+{
+    (void)state;
+    struct world w;
+    char start[HASH_HEX_SIZE];
+    struct hash hash;
+    world_open(&w);
+    w.options.guards = (struct guard_options){
+        .kl_limit = 1e-9, .good_after = 1, .rollbacks_max = 1, .checkpoint_steps = 2};
+    start_learner(&w);
+    while (w.held < 0)
+        assert_int_equal(world_tick(&w, NULL), 0);
+    model_hash(w.model, &hash);
+    hash_hex(&hash, start);
+    w.generates = true;
+    until_durable(&w, 4);
+    assert_false(has_checkpoint(&w, 2));
+    assert_true(has_checkpoint(&w, 4));
+    stop_learner(&w); /* and what the guards know comes back with the checkpoint */
+    int readies = w.readies;
+    start_learner(&w);
+    until_ready(&w, readies + 1);
+    assert_true(w.ready_durable >= 4);
+    until_durable(&w, STEPS);
+    world_run(&w, 500);
+    assert_string_not_equal(w.hashes[3], start);
+    assert_string_equal(w.hashes[4], start);
+    assert_string_not_equal(w.hashes[5], start);
+    world_close(&w);
+}
+
+/* Batches 4 to 6 have gradients that are not numbers: the first two are skipped, the third goes
+ * back to the checkpoint that a good batch has followed. */
+static void test_what_is_no_number_is_skipped_then_gone_back_from(void **state)
+{
+    (void)state;
+    struct world w;
+    world_open(&w);
+    w.options.advantage.scale = SCALE_NONE;
+    w.options.guards = (struct guard_options){
+        .mismatch = true, .good_after = 1, .rollbacks_max = 1, .checkpoint_steps = 2};
+    w.poisoned = 4;
+    start_learner(&w);
+    w.generates = true;
+    until_durable(&w, STEPS);
+    world_run(&w, 500);
+    assert_string_not_equal(w.hashes[3], w.hashes[2]);
+    assert_string_equal(w.hashes[4], w.hashes[3]);
+    assert_string_equal(w.hashes[5], w.hashes[3]);
+    assert_string_equal(w.hashes[6], w.hashes[2]);
+    assert_true(has_checkpoint(&w, 2) && has_checkpoint(&w, 6));
+    assert_false(has_checkpoint(&w, 4));
     world_close(&w);
 }
 
@@ -698,6 +765,8 @@ int main(void)
         cmocka_unit_test(test_a_new_hub_is_told_everything),
         cmocka_unit_test(test_a_lost_batch_is_asked_for_again),
         cmocka_unit_test(test_a_policy_that_runs_away_is_stopped),
+        cmocka_unit_test(test_a_policy_that_runs_away_goes_back),
+        cmocka_unit_test(test_what_is_no_number_is_skipped_then_gone_back_from),
         cmocka_unit_test(test_what_cannot_be_started_or_trained),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

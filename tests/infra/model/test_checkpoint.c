@@ -273,7 +273,7 @@ static void test_newest_and_prune(void **state)
     assert_int_equal(unlink(path_of("run/step-300/DONE")), 0);
     assert_int_equal(checkpoint_newest(path_of("run"), path, sizeof path), 0);
     assert_string_equal(path, path_of("run/step-200"));
-    assert_int_equal(checkpoint_prune(path_of("run"), 2), 0);
+    assert_int_equal(checkpoint_prune(path_of("run"), 2, 0), 0);
     assert_true(file_exists(path_of("run/step-300")));
     assert_true(file_exists(path_of("run/step-200")));
     assert_true(file_exists(path_of("run/step-10")));

@@ -1,0 +1,99 @@
+"""What each published objective makes of the quickstart's task: whole RL runs of `hone run` from one SFT checkpoint.
+
+    python3 -B tests/load/presets.py HONE REPO OUT [--seeds 3] [--steps 120] [--presets a,b,...] [--stale]
+
+The quickstart's recipe makes the checkpoint (its SFT stage, seed 1). Then, for each preset and seed, its RL stage with that preset's
+values of rl.objective (its learning rate, sizes and limit on KL are the quickstart's) and an evaluation on the held-out prompts.
+--stale: AIPO and decoupled_ppo against plain clipping (dapo) at staleness_max 8, instead.
+
+Reward, entropy and KL are means over the last tenth of the batches. OUT gets a directory for each run and table.md; a run that is there
+and complete is not made again.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+PRESETS = ["grpo", "dr_grpo", "dapo", "rloo", "reinforce++", "reinforce++-baseline", "gspo", "cispo", "aipo", "decoupled_ppo"]
+STALE = [("dapo", "off_policy_correction: none, "), ("dapo", ""), ("aipo", ""), ("decoupled_ppo", "")]
+
+
+def call(words, **options):
+    done = subprocess.run([str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    if done.returncode != 0:
+        sys.exit("FAILED: %s\n%s" % (" ".join(map(str, words)), done.stdout[-4000:]))
+
+
+def run(hone, repository, out, name, overrides):
+    directory = os.path.join(out, name)
+    summary = os.path.join(directory, "summary.json")
+    if not os.path.exists(summary):
+        call([hone, "run", os.path.join(repository, "configs/quickstart.yaml"), "output_dir=" + directory] + overrides, cwd=out)
+    with open(summary, encoding="utf-8") as file:
+        return directory, json.load(file)
+
+
+def figures(directory, summary):
+    with open(os.path.join(directory, "metrics/rl.jsonl"), encoding="utf-8") as file:
+        steps = [json.loads(line) for line in file]
+    steps = [step for step in steps if "reward/mean" in step]
+    last = steps[-max(1, len(steps) // 10):]
+
+    def mean(key):
+        values = [step[key] for step in last if key in step]
+        return statistics.fmean(values) if values else float("nan")
+
+    stages = summary["stages"]
+    return {"pass": stages["rl"]["pass@1"], "before": stages["base"]["pass@1"], "reward": mean("reward/mean"),
+            "entropy": mean("policy/entropy"), "kl": mean("policy/kl_ref"), "staleness": mean("staleness/mean"),
+            "seconds": (steps[-1]["time"] - steps[0]["time"]) / 1000}
+
+
+def spread(rows, key, digits):
+    values = [row[key] for row in rows]
+    return "%.*f (%.*f to %.*f)" % (digits, statistics.fmean(values), digits, min(values), digits, max(values))
+
+
+def main():
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("hone")
+    parser.add_argument("repository")
+    parser.add_argument("out")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--presets", default=",".join(PRESETS))
+    parser.add_argument("--stale", action="store_true")
+    options = parser.parse_args()
+    hone, repository, out = map(os.path.abspath, (options.hone, options.repository, options.out))
+    os.makedirs(out, exist_ok=True)
+    if not os.path.exists(os.path.join(out, "runs/quickstart/data/train.jsonl")):
+        call([hone, "data", "make", "--out", os.path.join(out, "runs/quickstart/data")])
+    model = "model.path=" + os.path.join(repository, "models/quickstart_base")
+    run(hone, repository, out, "sft", ["stages=[sft]", "eval.enabled=false", model])
+    cases = STALE if options.stale else [(preset, "") for preset in options.presets.split(",")]
+    lines = ["| preset | pass@1 after RL | reward | entropy | KL to the start | staleness | seconds |", "|---|---|---|---|---|---|---|"]
+    for preset, more in cases:
+        rows = []
+        for seed in range(1, options.seeds + 1):
+            name = "%s%s-%d" % (preset, "-stale" + ("-none" if more else "") if options.stale else "", seed)
+            objective = "rl.objective={preset: %s, %skl_limit: 1.0}" % (preset, more)
+            overrides = ["stages=[rl]", "seed=%d" % seed, objective, "rl.steps=%d" % options.steps,
+                         "model.path=" + os.path.join(out, "sft/sft/final")]
+            if options.stale:
+                overrides += ["rl.staleness_max=8"]
+            directory, summary = run(hone, repository, out, name, overrides)
+            rows.append(figures(directory, summary))
+            print(name, json.dumps(rows[-1]), flush=True)
+        label = preset + (", " + more.strip(" ,") if more else "")
+        lines.append("| %s | %s | %s | %s | %s | %.1f | %.0f |" % (
+            label, spread(rows, "pass", 3), spread(rows, "reward", 3), spread(rows, "entropy", 3), spread(rows, "kl", 4),
+            statistics.fmean(row["staleness"] for row in rows), statistics.fmean(row["seconds"] for row in rows)))
+    lines.append("\npass@1 before RL: %.3f" % rows[0]["before"])
+    with open(os.path.join(out, "stale.md" if options.stale else "table.md"), "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+main()

@@ -28,7 +28,7 @@ struct audit {
     Hone__HubState *state;
     struct audit_group *groups; /* [group_count] */
     uint64_t group_count, group_capacity;
-    int64_t batches;
+    int64_t batches, skipped, rollbacks;
     int64_t states[GROUP_DROPPED + 1], drops[DROP_REASON_COUNT];
     int64_t trajectories, leases, staleness_max;
     int64_t rewards; /* trajectories with a reward record */
@@ -130,6 +130,11 @@ static int check_batch(struct audit *audit, const Hone__BatchRecord *record)
     if (durable && !(record->has_done && record->done))
         return wrong("batch", number, "G4: it is durable and was never trained");
     audit->batches++;
+    if (record->has_rolled_back_to &&
+        (record->rolled_back_to < 0 || record->rolled_back_to >= record->number))
+        return wrong("batch", number, "it goes back to a version that was not made before it");
+    audit->rollbacks += record->has_rolled_back_to;
+    audit->skipped += record->guard != NULL && !record->has_rolled_back_to;
     for (size_t i = 0; i < record->n_group_ids; i++) {
         uint64_t id = record->group_ids[i];
         if (id < 1 || id > audit->group_count)
@@ -341,6 +346,11 @@ static void describe(const struct audit *audit, struct text *report)
         text_printf(report, " %s %" PRId64, drop_reason_name((enum drop_reason)i), audit->drops[i]);
     text_printf(report, "\nbatches      %" PRId64 " formed, %" PRId64 " durable\n", audit->batches,
                 audit->state != NULL ? audit->state->durable_batch : 0);
+    if (audit->skipped > 0 || audit->rollbacks > 0)
+        text_printf(report,
+                    "guards       %" PRId64 " batches not trained or told of, %" PRId64
+                    " times back to an earlier version\n",
+                    audit->skipped, audit->rollbacks);
     text_printf(report,
                 "trajectories %" PRId64 ", each in one group; oldest %" PRId64
                 " versions stale when batched\n",

@@ -57,10 +57,14 @@ extern enum planted_bug planted_bug;
 enum batch_state { BATCH_FORMED, BATCH_TRAINED, BATCH_DURABLE };
 
 /* A formed batch. number == its index in the array + 1. */
+#define GUARD_NAME_MAX 24
+
 struct batch_entry {
     enum batch_state state;
     uint64_t *group_ids;              /* [prompts_per_step], in dispatch order */
     char weights_hash[HASH_HEX_SIZE]; /* of the version it made; "" unknown */
+    char guard[GUARD_NAME_MAX];       /* signal of the learner's guards; "" none */
+    int64_t rolled_back_to;           /* version whose weights it made again; -1 none */
 };
 
 struct learner_view {

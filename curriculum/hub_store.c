@@ -76,6 +76,10 @@ void hub_store_batch(struct curriculum_stage *hub, int64_t number)
     record.formed_at_version = number - 1;
     if (batch->weights_hash[0] != '\0')
         record.weights_hash = (char *)(uintptr_t)batch->weights_hash;
+    if (batch->guard[0] != '\0')
+        record.guard = (char *)(uintptr_t)batch->guard;
+    record.has_rolled_back_to = batch->rolled_back_to >= 0;
+    record.rolled_back_to = batch->rolled_back_to;
     log_record_put(hub->log, LOG_BATCHES, (uint64_t)number, &record.base);
 }
 
@@ -180,23 +184,35 @@ static int missing(struct run_log *log, int64_t number, uint64_t group_id)
                      number, group_id);
 }
 
-static int read_batch(struct run_log *log, struct group_table *groups, int64_t number,
-                      struct logged_batch *batch)
+/* Everything but the trajectories; the record is the caller's when 1 is returned. */
+static int read_record(struct run_log *log, int64_t number, struct logged_batch *batch,
+                       ProtobufCMessage **base)
 {
-    ProtobufCMessage *base;
     memset(batch, 0, sizeof *batch);
     hone__batch__init(&batch->message);
     int rc =
-        log_record_get(log, LOG_BATCHES, (uint64_t)number, &hone__batch_record__descriptor, &base);
+        log_record_get(log, LOG_BATCHES, (uint64_t)number, &hone__batch_record__descriptor, base);
     if (rc <= 0)
         return rc;
-    const Hone__BatchRecord *record = (const Hone__BatchRecord *)(void *)base;
+    const Hone__BatchRecord *record = (const Hone__BatchRecord *)(void *)*base;
     batch->message.number = number;
     batch->message.group_count = record->n_group_ids;
     batch->done = record->has_done && record->done;
     batch->durable = record->has_durable && record->durable;
     if (record->weights_hash != NULL)
         snprintf(batch->weights_hash, sizeof batch->weights_hash, "%s", record->weights_hash);
+    batch->rolled_back_to = record->has_rolled_back_to ? record->rolled_back_to : -1;
+    return rc;
+}
+
+static int read_batch(struct run_log *log, struct group_table *groups, int64_t number,
+                      struct logged_batch *batch)
+{
+    ProtobufCMessage *base;
+    int rc = read_record(log, number, batch, &base);
+    if (rc <= 0)
+        return rc;
+    const Hone__BatchRecord *record = (const Hone__BatchRecord *)(void *)base;
     for (size_t i = 0; rc > 0 && i < record->n_group_ids; i++) {
         rc = read_members(log, groups, record->group_ids[i], &batch->message);
         if (rc == 0)
@@ -205,6 +221,15 @@ static int read_batch(struct run_log *log, struct group_table *groups, int64_t n
     wire_free(base);
     if (rc < 0)
         hub_release_batch(batch);
+    return rc;
+}
+
+int hub_read_batch_record(struct run_log *log, int64_t number, struct logged_batch *batch)
+{
+    ProtobufCMessage *base;
+    int rc = read_record(log, number, batch, &base);
+    if (rc > 0)
+        wire_free(base);
     return rc;
 }
 
@@ -236,6 +261,7 @@ struct batch_entry *hub_add_batch(struct curriculum_stage *hub)
     }
     struct batch_entry *batch = &hub->batches[hub->batch_count++];
     memset(batch, 0, sizeof *batch);
+    batch->rolled_back_to = -1;
     batch->group_ids = MEMORY_ARRAY(uint64_t, hub->options.prompts_per_step);
     return batch;
 }

@@ -23,10 +23,13 @@ struct logged_batch {
     Hone__Batch message; /* trajectories in canonical order; owned */
     bool done, durable;
     char weights_hash[HASH_HEX_SIZE]; /* of the version it made; "" unknown */
+    int64_t rolled_back_to;           /* version whose weights it made again; -1 none */
 };
 /* 1 found (release it), 0 no such batch. HONE_ENOENT when its trajectories were trimmed (log.keep),
  * HONE_ECORRUPT when one of them is missing. */
 int hub_read_batch(struct run_log *log, int64_t number, struct logged_batch *batch);
+/* The same without trajectories; there is nothing to release. */
+int hub_read_batch_record(struct run_log *log, int64_t number, struct logged_batch *batch);
 /* The same of the hub's own log, with the messages that are still in memory. */
 int hub_read_recent_batch(struct curriculum_stage *hub, int64_t number, struct logged_batch *batch);
 void hub_release_batch(struct logged_batch *batch);

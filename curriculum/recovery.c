@@ -57,6 +57,10 @@ static int recover_batch(void *context, const void *key, size_t key_bytes, const
             batch_move(batch, BATCH_DURABLE);
         if (record->weights_hash != NULL)
             snprintf(batch->weights_hash, sizeof batch->weights_hash, "%s", record->weights_hash);
+        if (record->guard != NULL)
+            snprintf(batch->guard, sizeof batch->guard, "%s", record->guard);
+        if (record->has_rolled_back_to)
+            batch->rolled_back_to = record->rolled_back_to;
         if (batch->state >= BATCH_TRAINED && hub->done_batch == record->number - 1)
             hub->done_batch = record->number;
     }

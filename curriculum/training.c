@@ -85,6 +85,32 @@ static int check_hashes(struct curriculum_stage *hub, int64_t last, char *const 
     return rc;
 }
 
+/* N4: what the learner's guards did is in the log. */
+static void note_guard(struct curriculum_stage *hub, int64_t number, const char *signal,
+                       int64_t rolled_back_to)
+{
+    if (number < 1 || number > hub->batch_count)
+        return;
+    struct batch_entry *batch = &hub->batches[number - 1];
+    if (strncmp(batch->guard, signal, sizeof batch->guard - 1) == 0 &&
+        (rolled_back_to < 0 || batch->rolled_back_to == rolled_back_to))
+        return;
+    snprintf(batch->guard, sizeof batch->guard, "%s", signal);
+    if (rolled_back_to >= 0)
+        batch->rolled_back_to = rolled_back_to;
+    hub_store_batch(hub, number);
+}
+
+static void note_rollbacks(struct curriculum_stage *hub, Hone__Rollback *const *rollbacks,
+                           size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const Hone__Rollback *rollback = rollbacks[i];
+        if (rollback->to_version >= 0 && rollback->to_version < rollback->batch)
+            note_guard(hub, rollback->batch, rollback->signal, rollback->to_version);
+    }
+}
+
 int training_on_ready(struct curriculum_stage *hub, struct peer *peer,
                       const Hone__LearnerReady *message)
 {
@@ -111,6 +137,7 @@ int training_on_ready(struct curriculum_stage *hub, struct peer *peer,
                           message->n_durable_hashes);
     if (rc < 0)
         return rc;
+    note_rollbacks(hub, message->rollbacks, message->n_rollbacks);
     for (int32_t i = 0; i < hub->peers.count; i++)
         hub->peers.items[i].told_version = -1;
     log_info("%s is ready at version %" PRId64 " (batch %" PRId64 " durable)", peer->wire.identity,
@@ -140,6 +167,9 @@ int training_on_done(struct curriculum_stage *hub, struct peer *peer,
     if (message->has_policy_version && message->policy_version > learner->version)
         learner->version = message->policy_version;
     mark_done(hub, number);
+    if (message->guard != NULL)
+        note_guard(hub, number, message->guard, -1);
+    note_rollbacks(hub, message->rollbacks, message->n_rollbacks);
     if (message->has_durable && message->durable)
         mark_durable(hub, number);
     hub_progress(hub);

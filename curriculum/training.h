@@ -3,7 +3,8 @@
  *   N1 (G4)  Batches are sent in order, at most two beyond what the learner has trained; whatever
  *       it has not trained is sent again, unchanged, to a learner that reports anew.
  *   N2  A batch trained twice must give the same weights, bit for bit: another hash stops the run.
- *   N3  Groups are TRAINED when their batch is durable. */
+ *   N3  Groups are TRAINED when their batch is durable.
+ *   N4  What the learner's guards did with a batch is noted in its record. */
 #ifndef HONE_CURRICULUM_TRAINING_H
 #define HONE_CURRICULUM_TRAINING_H
 

@@ -62,6 +62,17 @@ const double *guards_numbers(const struct guards *guards)
     return &guards->memory.norm_count;
 }
 
+bool guards_return_at(const struct guards *guards, int32_t index, struct guard_return *found)
+{
+    const struct guard_memory *memory = &guards->memory;
+    if (index >= GUARD_BACKS || memory->backs[index] < 0.0)
+        return false;
+    *found = (struct guard_return){.batch = (int64_t)memory->backs[index],
+                                   .to = (int64_t)memory->backs_to[index],
+                                   .signal = (enum guard_signal)memory->backs_signal[index]};
+    return true;
+}
+
 int64_t guards_last_good(const struct guards *guards)
 {
     return (int64_t)guards->memory.last_good;
@@ -245,6 +256,8 @@ static void go_back(struct guards *guards, int64_t batch, struct guard_verdict *
     verdict->action = GUARD_GO_BACK;
     verdict->back_to = (int64_t)memory->last_good;
     push_newest(memory->backs, GUARD_BACKS, (double)batch);
+    push_newest(memory->backs_to, GUARD_BACKS, memory->last_good);
+    push_newest(memory->backs_signal, GUARD_BACKS, (double)verdict->signal);
     memmove(memory->ranges[1], memory->ranges[0], (GUARD_RANGES - 1) * sizeof memory->ranges[0]);
     memory->ranges[0][0] = memory->last_good + 1.0;
     memory->ranges[0][1] = (double)(batch - 1);

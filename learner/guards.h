@@ -96,6 +96,7 @@ struct guard_memory {
                                             first; -1 */
     double ranges[GUARD_RANGES][2]; /* first and last version left behind; 0 none; newest first */
     double backs[GUARD_BACKS];      /* batches of the latest returns, -1 none; newest first */
+    double backs_to[GUARD_BACKS], backs_signal[GUARD_BACKS];
 };
 #define GUARD_NUMBERS ((int32_t)(sizeof(struct guard_memory) / sizeof(double)))
 
@@ -110,6 +111,12 @@ void guards_restore(struct guards *guards, const double *numbers, int32_t count)
 /* [GUARD_NUMBERS], finite. */
 const double *guards_numbers(const struct guards *guards);
 
+struct guard_return {
+    int64_t batch, to;
+    enum guard_signal signal;
+};
+/* The index-th latest return, 0 the newest; false when there are fewer. At most GUARD_BACKS. */
+bool guards_return_at(const struct guards *guards, int32_t index, struct guard_return *found);
 /* W2 */
 int64_t guards_last_good(const struct guards *guards);
 /* Whether a version was left behind. */

@@ -30,6 +30,7 @@
 #define IDLE_MS           10000 /* without a batch: what was said may have been lost on the way */
 #define HUB_GONE_MS       10000 /* after the last batch: the hub has finished without a word */
 #define NAME_MAX_BYTES    128
+#define SIGNALS_KEPT      64
 #define HASHES_TOLD       16      /* again to a new hub; the publisher keeps more */
 #define ABSENT_MS         1800000 /* the longest that saving is expected to take */
 
@@ -52,6 +53,7 @@ struct learner_stage {
     int64_t told_trained, told_durable; /* what the hub was told since its Welcome */
     int64_t told_hash;                  /* last batch whose version's hash it was told, in order */
     int64_t first_version;              /* that this process has made or loaded */
+    enum guard_signal signals[SIGNALS_KEPT]; /* of the latest batches, by number */
     bool finished;
 
     /* the hub, times monotonic */
@@ -212,6 +214,26 @@ static void send_hello(struct learner_stage *s, int64_t now_ms)
     s->asked_for_hello = false;
 }
 
+/* What the guards went back from, so that the log has it even when the word of a batch was lost. */
+struct told_rollbacks {
+    Hone__Rollback items[GUARD_BACKS];
+    Hone__Rollback *pointers[GUARD_BACKS];
+};
+
+static size_t list_rollbacks(const struct learner_stage *s, struct told_rollbacks *told)
+{
+    struct guard_return found;
+    int32_t count = 0;
+    for (; guards_return_at(&s->policy.guards, count, &found); count++) {
+        Hone__Rollback *item = told->pointers[count] = &told->items[count];
+        hone__rollback__init(item);
+        item->batch = found.batch;
+        item->to_version = found.to;
+        item->signal = (char *)(uintptr_t)guard_signal_name(found.signal);
+    }
+    return (size_t)count;
+}
+
 static size_t list_durable_hashes(struct learner_stage *s, char *hashes[CHECKPOINT_HASHES_MAX])
 {
     int32_t count = s->durable > 0 ? s->durable_hash_count : 0;
@@ -230,6 +252,9 @@ static void send_ready(struct learner_stage *s)
     char *hashes[CHECKPOINT_HASHES_MAX];
     ready.durable_hashes = hashes;
     ready.n_durable_hashes = list_durable_hashes(s, hashes);
+    struct told_rollbacks told;
+    ready.rollbacks = told.pointers;
+    ready.n_rollbacks = list_rollbacks(s, &told);
     envelope.learner_ready = &ready;
     if (send_kind(s, HONE__KIND__KIND_LEARNER_READY, &envelope))
         s->ready_due = false;
@@ -252,6 +277,13 @@ static bool send_done(struct learner_stage *s, int64_t number, bool durable)
     done.durable_hashes = hashes;
     if (number == s->durable)
         done.n_durable_hashes = list_durable_hashes(s, hashes);
+    struct told_rollbacks told;
+    done.rollbacks = told.pointers;
+    done.n_rollbacks = list_rollbacks(s, &told);
+    enum guard_signal signal = s->signals[number % SIGNALS_KEPT];
+    if (number >= s->first_version && s->policy.state.batch - number < SIGNALS_KEPT &&
+        signal != SIGNAL_NONE)
+        done.guard = (char *)(uintptr_t)guard_signal_name(signal);
     envelope.batch_done = &done;
     if (!send_kind(s, HONE__KIND__KIND_BATCH_DONE, &envelope))
         return false;
@@ -552,6 +584,7 @@ static int train_batch(struct learner_stage *s, struct rl_batch *batch)
     s->working_ns += end_ns - start_ns;
     timing.trained_s = (double)(end_ns - start_ns) * 1e-9;
     fault_point("batch.trained");
+    s->signals[batch->number % SIGNALS_KEPT] = s->policy.verdict.signal;
     rc = heed_guards(s);
     if (rc < 0) {
         (void)write_metrics(s, batch, &result, &timing);

@@ -5,20 +5,19 @@
 #include <string.h>
 
 #include "commands/commands.h"
+#include "commands/log/logged_run.h"
 #include "commands/pipeline.h"
 #include "commands/stage_options.h"
 #include "commands/stages.h"
-#include "commands/time_report.h"
+#include "commands/log/time_report.h"
 #include "curriculum/audit.h"
 #include "curriculum/hub_store.h"
 #include "infra/base/error.h"
 #include "infra/config/problem.h"
-#include "infra/launch/placement.h"
 #include "infra/store/trajectory_log.h"
 #include "infra/text/tokenizer.h"
 #include "infra/wire/codec.h"
 #include "infra/wire/envelope.h"
-#include "learner/policy.h"
 
 /* What the visits of one `hone inspect` share. */
 struct inspection {
@@ -186,32 +185,6 @@ static int visit_trajectory(void *context, uint64_t id, const Hone__Trajectory *
     return rc < 0 ? rc : inspection->shown >= inspection->limit;
 }
 
-/* Opens RUN's recipe, and its RL log when there is one. */
-static int open_run(const char *path, struct run_directory *run, struct recipe *recipe)
-{
-    char file[HONE_PATH_MAX];
-    struct problems problems;
-    int rc = run_directory_attach(run, path);
-    if (rc < 0)
-        return rc;
-    problems_init(&problems);
-    rc = recipe_load(recipe, path_join(file, sizeof file, run->path, "recipe.yaml"), NULL, 0,
-                     &problems);
-    problems_release(&problems);
-    if (rc < 0)
-        run_directory_close(run);
-    return rc;
-}
-
-static int open_log(const struct run_directory *run, struct run_log **log)
-{
-    char path[HONE_PATH_MAX];
-    path_join(path, sizeof path, run->path, "rl/log");
-    if (!file_is_directory(path))
-        return error_set(HONE_ENOENT, "%s: this run has no RL log", run->path);
-    return run_log_open(log, path, true);
-}
-
 static int read_filters(const struct command_line *line, struct inspection *inspection)
 {
     int rc;
@@ -290,7 +263,7 @@ int command_inspect(const struct command_line *line)
     struct inspection inspection = {0};
     char model[HONE_PATH_MAX];
     int rc = read_filters(line, &inspection);
-    if (rc < 0 || (rc = open_run(line->positional[0], &run, &recipe)) < 0)
+    if (rc < 0 || (rc = logged_run_open(line->positional[0], &run, &recipe)) < 0)
         return rc;
     if (command_flag(line, "summary")) {
         rc = pipeline_summary(&recipe, &run);
@@ -304,7 +277,7 @@ int command_inspect(const struct command_line *line)
         rc = time_report_print(&run, stdout);
         goto out;
     }
-    if ((rc = open_log(&run, &log)) < 0)
+    if ((rc = logged_run_log(&run, &log)) < 0)
         goto out;
     inspection.log = log;
     if (stage_input_model(&recipe, &run, "rl", model, sizeof model) == 0 &&
@@ -329,127 +302,16 @@ int command_audit(const struct command_line *line)
     struct recipe recipe;
     struct run_log *log = NULL;
     struct text report;
-    int rc = open_run(line->positional[0], &run, &recipe);
+    int rc = logged_run_open(line->positional[0], &run, &recipe);
     if (rc < 0)
         return rc;
     text_init(&report);
-    if ((rc = open_log(&run, &log)) == 0) {
+    if ((rc = logged_run_log(&run, &log)) == 0) {
         rc = curriculum_audit(log, &report);
         fputs(report.data, stdout);
     }
     text_release(&report);
     run_log_close(log);
-    recipe_release(&recipe);
-    run_directory_close(&run);
-    return rc;
-}
-
-/* ---- replay ---- */
-
-/* What one `hone replay` shares. */
-struct replay {
-    struct run_log *log;
-    struct policy policy;
-    int64_t unlogged;       /* versions whose hash the log does not have */
-    int64_t unequal_tokens; /* G6, over all batches */
-};
-
-static int compare_hash(struct replay *replay, const struct logged_batch *batch, int64_t unequal)
-{
-    const char *made = replay->policy.state.weights_hash;
-    int64_t version = replay->policy.state.batch;
-    if (batch->weights_hash[0] != '\0' && strcmp(batch->weights_hash, made) != 0)
-        return error_set(HONE_ECORRUPT,
-                         "version %" PRId64 " differs: its hash was %s when it was trained, "
-                         "replay makes %s; its batch, the recipe or the checkpoint that the stage "
-                         "started from is not what it was",
-                         version, batch->weights_hash, made);
-    replay->unlogged += batch->weights_hash[0] == '\0';
-    printf("version %" PRId64 " %s %s, %zu trajectories, %" PRId64 " unequal tokens\n", version,
-           made, batch->weights_hash[0] != '\0' ? "as logged" : "not in the log",
-           batch->message.n_trajectories, unequal);
-    return 0;
-}
-
-/* 1 trained and compared, 0 there is no such batch, or it was never trained. */
-static int replay_batch(struct replay *replay, int64_t number)
-{
-    struct logged_batch logged;
-    struct rl_batch batch;
-    struct rl_step_result result;
-    int rc = hub_read_batch(replay->log, number, &logged);
-    if (rc <= 0)
-        return rc;
-    if (!logged.done) {
-        hub_release_batch(&logged);
-        return 0;
-    }
-    if ((rc = policy_read_batch(&replay->policy, &logged.message, &batch)) == 0) {
-        rc = policy_train(&replay->policy, &batch, NULL, NULL, &result);
-        rl_batch_release(&batch);
-    }
-    if (rc == 0) {
-        policy_note_hash(&replay->policy);
-        rc = compare_hash(replay, &logged, result.before.unequal_tokens);
-    }
-    if (rc == 0)
-        replay->unequal_tokens += result.before.unequal_tokens;
-    hub_release_batch(&logged);
-    return rc < 0 ? rc : 1;
-}
-
-static int replay_all(struct replay *replay, int64_t to, const char *out)
-{
-    int rc = 1;
-    while (rc == 1 && (to < 0 || replay->policy.state.batch < to))
-        rc = replay_batch(replay, replay->policy.state.batch + 1);
-    int64_t version = replay->policy.state.batch;
-    if (rc >= 0 && version < to)
-        return error_set(HONE_ENOENT,
-                         "version %" PRId64 ": the log has %" PRId64 " trained batches", to,
-                         version);
-    if (rc < 0)
-        return rc;
-    replay->policy.state.policy_version = version;
-    if (out != NULL && (rc = policy_export(&replay->policy, out)) < 0)
-        return rc;
-    printf("replayed %" PRId64 " versions, every logged hash is the same", version);
-    if (replay->unlogged > 0)
-        printf(" (%" PRId64 " have none)", replay->unlogged);
-    printf("; %" PRId64 " unequal tokens\n", replay->unequal_tokens);
-    return 0;
-}
-
-int command_replay(const struct command_line *line)
-{
-    struct run_directory run;
-    struct recipe recipe;
-    struct replay replay = {0};
-    struct compute compute = {0};
-    struct learner_options options;
-    char model[HONE_PATH_MAX];
-    int64_t to, threads;
-    struct cpu_set_list cpus;
-    int rc;
-    placement_available(&cpus);
-    if ((rc = command_int(line, "to", -1, INT64_MAX, &to)) < 0 ||
-        (rc = command_int(line, "threads", 0, 1024, &threads)) < 0 ||
-        (rc = open_run(line->positional[0], &run, &recipe)) < 0)
-        return rc;
-    if ((rc = stage_input_model(&recipe, &run, "rl", model, sizeof model)) < 0 ||
-        (rc = open_log(&run, &replay.log)) < 0 ||
-        (rc = compute_open(&compute, threads > 0 ? (int)threads : cpus.count)) < 0)
-        goto out;
-    learner_options_from(&options, &recipe, model, run.path, run.recipe_hash);
-    if (recipe.rl.objective.kl_coef > 0.0) /* else the reference does not touch the weights */
-        options.reference_directory = learner_reference(&recipe, model);
-    if ((rc = policy_open(&replay.policy, &options, &compute)) == 0 &&
-        (rc = policy_open_reference(&replay.policy, &compute)) == 0)
-        rc = replay_all(&replay, to, command_value(line, "out"));
-out:
-    policy_close(&replay.policy);
-    compute_close(&compute);
-    run_log_close(replay.log);
     recipe_release(&recipe);
     run_directory_close(&run);
     return rc;

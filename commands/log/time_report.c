@@ -1,4 +1,4 @@
-#include "commands/time_report.h"
+#include "commands/log/time_report.h"
 
 #include <jansson.h>
 #include <string.h>

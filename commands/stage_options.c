@@ -284,6 +284,7 @@ void learner_options_from(struct learner_options *options, const struct recipe *
         [RECIPE_BASELINE_GROUP_MEAN] = BASELINE_GROUP_MEAN,
         [RECIPE_BASELINE_LEAVE_ONE_OUT] = BASELINE_LEAVE_ONE_OUT,
         [RECIPE_BASELINE_BATCH_MEAN] = BASELINE_BATCH_MEAN,
+        [RECIPE_BASELINE_CRITIC] = BASELINE_CRITIC,
         [RECIPE_BASELINE_NONE] = BASELINE_NONE};
     static const enum advantage_scale scales[] = {[RECIPE_SCALE_GROUP_STD] = SCALE_GROUP_STD,
                                                   [RECIPE_SCALE_LEAVE_ONE_OUT_STD] =
@@ -308,6 +309,7 @@ void learner_options_from(struct learner_options *options, const struct recipe *
         .baseline = baselines[objective->baseline],
         .scale = scales[objective->scale],
         .gamma = objective->gamma,
+        .lambda = objective->gae_lambda,
         .kl_in_reward = objective->kl_coef > 0.0 && objective->kl_in == RECIPE_KL_IN_REWARD};
     options->loss = (struct policy_loss_options){
         .ratio = objective->ratio == RECIPE_RATIO_SEQUENCE ? RATIO_SEQUENCE : RATIO_TOKEN,
@@ -318,6 +320,8 @@ void learner_options_from(struct learner_options *options, const struct recipe *
         .kl_coef = (float)objective->kl_coef,
         .kl_estimator = estimator_from(objective->kl_estimator),
         .entropy_coef = (float)objective->entropy_coef,
+        .value_coef = (float)objective->value_coef,
+        .value_clip = (float)objective->value_clip,
     };
     options->kl_target = objective->kl_target;
     options->kl_horizon = objective->kl_horizon;
@@ -336,6 +340,8 @@ void learner_options_from(struct learner_options *options, const struct recipe *
     options->trainer.checkpoint_layers =
         rl->activation_checkpointing == RECIPE_ACTIVATIONS_BY_LAYER;
     options->trainer.optimizer.total_steps = rl->steps * rl->updates_per_batch;
+    options->trainer.value_head = objective->baseline == RECIPE_BASELINE_CRITIC;
+    options->trainer.value_learning_rate = objective->value_learning_rate;
 }
 
 const char *learner_reference(const struct recipe *recipe, const char *model_directory)

@@ -4,6 +4,7 @@
  *   baseline     group_mean r - mean(r)          GRPO (arXiv 2402.03300), Dr. GRPO (2503.20783)
  *                leave_one_out r - mean of the others' r                   RLOO (arXiv 2402.14740)
  *                batch_mean, none r; of batch_mean the batch's mean is taken off afterwards
+ *                critic the value head's, token by token (returns.h)       PPO (arXiv 1707.06347)
  *   scale        group_std / (std + 1e-6), std unbiased (n - 1)            GRPO
  *                leave_one_out_std / (std of the others' r + 1e-6), unbiased
  *                group_mean / (mean(r) + 1e-6)                            MaxRL, of rewards >= 0
@@ -19,6 +20,7 @@ enum advantage_baseline {
     BASELINE_GROUP_MEAN,
     BASELINE_LEAVE_ONE_OUT,
     BASELINE_BATCH_MEAN,
+    BASELINE_CRITIC,
     BASELINE_NONE
 };
 enum advantage_scale {

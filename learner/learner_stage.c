@@ -408,6 +408,10 @@ static int write_metrics(struct learner_stage *s, const struct rl_batch *batch,
     metrics_add(m, "policy/loss", before->policy_loss / tokens);
     if (s->policy.reference)
         metrics_add(m, "policy/kl_ref", before->kl_reference / tokens);
+    if (s->options.trainer.value_head) {
+        metrics_add(m, "value/loss", before->value_loss / tokens);
+        metrics_add(m, "value/explained_variance", rl_step_explained_variance(before));
+    }
     if (s->options.kl_target > 0.0)
         metrics_add(m, "policy/kl_coef",
                     (double)policy_kl_coef(&s->policy)); /* of the next batch */

@@ -180,6 +180,27 @@ static double one_token(struct policy_loss *loss, const struct policy_sequence *
     return value;
 }
 
+/* V_t and its derivative with respect to the value. */
+static double value_term(struct policy_loss *loss, const struct policy_sequence *data, int32_t i,
+                         double value, double *derivative)
+{
+    struct policy_loss_stats *stats = &loss->stats;
+    double clip = (double)loss->options.value_clip;
+    double old = (double)data->old_value[i], target = (double)data->value_target[i];
+    double clipped = clip > 0.0 ? fmin(fmax(value, old - clip), old + clip) : value;
+    double plain = value - target, bounded = clipped - target;
+    bool outside = bounded * bounded > plain * plain;
+
+    stats->return_sum += target;
+    stats->return_squares += target * target;
+    stats->residual_sum += target - value;
+    stats->residual_squares += plain * plain;
+    *derivative = outside ? 0.0 : plain;
+    double term = 0.5 * (outside ? bounded * bounded : plain * plain);
+    stats->value_loss += term;
+    return term;
+}
+
 static void one_sequence(struct policy_loss *loss, const struct train_sequence *sequence,
                          const struct loss_streams *streams, int32_t s, double *total)
 {
@@ -199,6 +220,13 @@ static void one_sequence(struct policy_loss *loss, const struct train_sequence *
             loss->stats.entropy += entropy;
             value -= entropy_coef * entropy;
             streams->d_entropy[s][i] = (float)(-entropy_coef * weight);
+        }
+        if (streams->value != NULL) {
+            double slope;
+            double coef = (double)loss->options.value_coef;
+            value +=
+                coef * value_term(loss, sequence->user, i, (double)streams->value[s][i], &slope);
+            streams->d_value[s][i] = (float)(weight * coef * slope);
         }
         *total += weight * value;
         streams->d_logprob[s][i] = (float)(weight * derivative);

@@ -7,7 +7,9 @@
  *   center                 the behavior policy, or with other corrections (importance.h) the policy
  *                          before the batch, whose logprobs are the first pass's own
  *   L_t = weight_t surrogate(r_t, A_t)                           (importance.h, surrogate.h)
- *   L = sum_t w_t (L_t + kl_coef KL_t - entropy_coef H_t)        (kl.h)
+ *   V_t, with a critic     1/2 max((v - R)^2, (clip(v, v_old +- value_clip) - R)^2), v of the value
+ *                          head, v_old before the batch, R the return (PPO's value loss)
+ *   L = sum_t w_t (L_t + kl_coef KL_t - entropy_coef H_t + value_coef V_t)           (kl.h)
  *   aggregation weights w_t: token_mean 1/N_tokens (global), sequence_mean 1/(N_sequences |o_i|),
  *     constant 1/(N_sequences max_tokens).
  * All counts are of the whole batch (T2). What samples are truncated to (top-p, top-k, min-p) is
@@ -33,6 +35,7 @@ struct policy_loss_options {
     float kl_coef;           /* of the term in the loss */
     enum kl_estimator kl_estimator;
     float entropy_coef;
+    float value_coef, value_clip; /* used when the batch has values; clip 0 = off */
 };
 
 /* train_sequence.user of the RL stage. */
@@ -46,6 +49,7 @@ struct policy_sequence {
     const uint8_t *kv_mixed;        /* [count] or NULL: none (struct trajectory) */
     float advantage;                /* of every token, unless there are */
     const float *token_advantage;   /* [count] or NULL */
+    const float *old_value, *value_target; /* [count] when the batch has values */
 };
 
 /* Unweighted sums over the batch's trained tokens, for metrics; means are taken by the caller
@@ -55,6 +59,9 @@ struct policy_loss_stats {
     double kl_reference; /* k3 of KL(policy || reference); 0 when no reference is kept */
     double kl_behavior;  /* k3 of KL(behavior || policy) */
     double entropy;      /* 0 unless the batch needs entropy */
+    double value_loss;   /* sum of V_t; 0 without a critic */
+    /* Of the returns R, and of R - v: what of them the critic explains. */
+    double return_sum, return_squares, residual_sum, residual_squares;
     double ratio_sum, ratio_squared_sum, ratio_max; /* of policy to behavior */
     double weight_sum;                              /* of the off-policy correction */
     int64_t rejected;                               /* tokens that it gave the weight 0 */

@@ -86,6 +86,8 @@ static void make_sequences(struct rl_batch *batch, const struct rl_batch_rules *
     batch->reference = MEMORY_ARRAY(float *, batch->count);
     batch->proximal = MEMORY_ARRAY(float *, batch->count);
     batch->token_advantages = MEMORY_ARRAY(float *, batch->count);
+    batch->values = MEMORY_ARRAY(float *, batch->count);
+    batch->value_targets = MEMORY_ARRAY(float *, batch->count);
     for (int32_t i = 0; i < batch->count; i++) {
         const struct trajectory *trajectory = &batch->trajectories[i];
         if (!batch->included[i] || (rules->mask_truncated && trajectory->finish == FINISH_LENGTH))
@@ -214,25 +216,47 @@ static void set_group_advantages(struct rl_batch *batch, const struct advantage_
     memory_free(rewards);
 }
 
-/* One a token: what is left to gain from it on. */
-static void set_token_returns(struct rl_batch *batch, const struct advantage_options *options)
+/* Rewards of the trained tokens side by side, the trajectory's at the last one. */
+static int32_t token_rewards(const struct rl_batch *batch, const struct advantage_options *options,
+                             int32_t s, double *rewards)
 {
+    const struct train_sequence *sequence = &batch->sequences[s];
+    int32_t tokens = 0;
+    for (int32_t i = 1; i < sequence->count; i++)
+        if (sequence->loss_mask[i] != 0)
+            rewards[tokens++] = -token_cost(batch, options, s, i);
+    if (tokens > 0)
+        rewards[tokens - 1] += (double)batch->rewards[batch->owners[s]];
+    return tokens;
+}
+
+/* One a token: what is left to gain from it on, less what the critic expects. */
+static void set_token_advantages(struct rl_batch *batch, const struct advantage_options *options)
+{
+    bool critic = options->baseline == BASELINE_CRITIC;
     for (int32_t s = 0; s < batch->sequence_count; s++) {
         const struct train_sequence *sequence = &batch->sequences[s];
-        double *returns = MEMORY_ARRAY(double, sequence->count);
-        int32_t tokens = 0;
-        for (int32_t i = 1; i < sequence->count; i++)
+        double *gains = MEMORY_ARRAY(double, 2 * sequence->count);
+        double *values = gains + sequence->count;
+        int32_t tokens = token_rewards(batch, options, s, gains);
+        for (int32_t i = 1, t = 0; critic && i < sequence->count; i++)
             if (sequence->loss_mask[i] != 0)
-                returns[tokens++] = -token_cost(batch, options, s, i);
-        if (tokens > 0)
-            returns[tokens - 1] += (double)batch->rewards[batch->owners[s]];
-        returns_discounted(tokens, returns, options->gamma, returns);
+                values[t++] = (double)batch->values[s][i];
+        if (critic)
+            returns_gae(tokens, gains, values, options->gamma, options->lambda, gains);
+        else
+            returns_discounted(tokens, gains, options->gamma, gains);
         memory_free(batch->token_advantages[s]);
         batch->token_advantages[s] = MEMORY_ARRAY(float, sequence->count);
-        for (int32_t i = 1, t = 0; i < sequence->count; i++)
-            if (sequence->loss_mask[i] != 0)
-                batch->token_advantages[s][i] = (float)returns[t++];
-        memory_free(returns);
+        for (int32_t i = 1, t = 0; i < sequence->count; i++) {
+            if (sequence->loss_mask[i] == 0)
+                continue;
+            batch->token_advantages[s][i] = (float)gains[t];
+            if (critic)
+                batch->value_targets[s][i] = (float)(gains[t] + values[t]);
+            t++;
+        }
+        memory_free(gains);
     }
 }
 
@@ -283,10 +307,11 @@ int rl_batch_set_advantages(struct rl_batch *batch, const struct advantage_optio
             return error_set(HONE_EINVAL, "batch %lld: a KL in the reward needs a reference model",
                              (long long)batch->number);
     }
-    if (group || (!options->kl_in_reward && options->gamma == 1.0))
+    bool critic = options->baseline == BASELINE_CRITIC;
+    if (group || (!critic && !options->kl_in_reward && options->gamma == 1.0))
         set_group_advantages(batch, options);
     else
-        set_token_returns(batch, options);
+        set_token_advantages(batch, options);
     map_advantages(batch, options);
     return 0;
 }
@@ -296,6 +321,16 @@ void rl_batch_keep_reference(struct rl_batch *batch)
     for (int32_t s = 0; s < batch->sequence_count; s++) {
         batch->reference[s] = MEMORY_ARRAY(float, batch->sequences[s].count);
         batch->policies[s].reference_logprob = batch->reference[s];
+    }
+}
+
+void rl_batch_keep_values(struct rl_batch *batch)
+{
+    for (int32_t s = 0; s < batch->sequence_count; s++) {
+        batch->values[s] = MEMORY_ARRAY(float, batch->sequences[s].count);
+        batch->value_targets[s] = MEMORY_ARRAY(float, batch->sequences[s].count);
+        batch->policies[s].old_value = batch->values[s];
+        batch->policies[s].value_target = batch->value_targets[s];
     }
 }
 
@@ -313,6 +348,8 @@ void rl_batch_release(struct rl_batch *batch)
         memory_free(batch->reference[s]);
         memory_free(batch->proximal[s]);
         memory_free(batch->token_advantages[s]);
+        memory_free(batch->values[s]);
+        memory_free(batch->value_targets[s]);
     }
     for (int32_t i = 0; i < batch->count; i++)
         trajectory_release(&batch->trajectories[i]);
@@ -325,6 +362,8 @@ void rl_batch_release(struct rl_batch *batch)
     memory_free(batch->reference);
     memory_free(batch->proximal);
     memory_free(batch->token_advantages);
+    memory_free(batch->values);
+    memory_free(batch->value_targets);
     memory_free(batch->owners);
     memset(batch, 0, sizeof *batch);
 }

@@ -26,11 +26,13 @@ struct rl_batch_rules {
 /* How advantages are made of rewards (advantage.h, returns.h). With kl_in_reward each trained token
  * costs kl_coef times the estimate of the behavior policy's KL to the reference. Where the baseline
  * is of the group the costs are summed into the trajectory's reward; otherwise the reward belongs
- * to the last trained token, and the return of each token with gamma is what is left to gain. */
+ * to the last trained token, and the return of each token with gamma is what is left to gain; with
+ * a critic, generalised advantages with gamma and lambda, which also make the value head's
+ * targets. */
 struct advantage_options {
     enum advantage_baseline baseline;
     enum advantage_scale scale;
-    double gamma;
+    double gamma, lambda;
     bool kl_in_reward;
     enum kl_estimator kl_estimator;
     float kl_coef;
@@ -59,6 +61,7 @@ struct rl_batch {
     float **reference;                /* [sequence_count][tokens], NULL until filled */
     float **proximal;                 /* the same, NULL: not kept */
     float **token_advantages;         /* the same, NULL: each trajectory has one */
+    float **values, **value_targets;  /* the same, NULL: no critic */
     struct rl_batch_summary summary;
 };
 
@@ -67,10 +70,12 @@ int rl_batch_read(struct rl_batch *batch, const Hone__Batch *message,
                   const struct rl_batch_rules *rules);
 void rl_batch_release(struct rl_batch *batch);
 /* Advantages of every trajectory and sequence. HONE_EINVAL when a KL in the reward has no reference
- * logprobs. */
+ * logprobs. A critic's values are there already. */
 int rl_batch_set_advantages(struct rl_batch *batch, const struct advantage_options *options);
 /* Room for the reference's logprobs, and the policies point at it. */
 void rl_batch_keep_reference(struct rl_batch *batch);
+/* Room for the value head's values before the batch. */
+void rl_batch_keep_values(struct rl_batch *batch);
 /* Room for the logprobs of the policy before the batch. */
 void rl_batch_keep_proximal(struct rl_batch *batch);
 

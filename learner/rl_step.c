@@ -83,6 +83,11 @@ int rl_step_run(const struct rl_step *step, struct rl_batch *batch, int64_t curr
     }
     memset(result, 0, sizeof *result);
     int rc = step->reference ? fill_reference(step, batch) : 0;
+    if (rc == 0 && step->advantage.baseline == BASELINE_CRITIC) {
+        train.need_value = true;
+        rl_batch_keep_values(batch);
+        rc = batch->sequence_count > 0 ? trainer_values(step->trainer, &train, batch->values) : 0;
+    }
     if (rc == 0)
         rc = rl_batch_set_advantages(batch, &step->advantage);
     if (step->updates > 1 && step->loss.importance.off_policy != OFF_POLICY_BEHAVIOR_RATIO)
@@ -114,4 +119,14 @@ double rl_step_sample_size(const struct policy_loss_stats *stats)
     if (stats->tokens == 0 || !(stats->ratio_squared_sum > 0.0))
         return 1.0;
     return stats->ratio_sum * stats->ratio_sum / ((double)stats->tokens * stats->ratio_squared_sum);
+}
+
+double rl_step_explained_variance(const struct policy_loss_stats *stats)
+{
+    double tokens = (double)stats->tokens;
+    if (stats->tokens == 0)
+        return 0.0;
+    double returns = stats->return_squares - stats->return_sum * stats->return_sum / tokens;
+    double residuals = stats->residual_squares - stats->residual_sum * stats->residual_sum / tokens;
+    return returns > 0.0 ? 1.0 - residuals / returns : 0.0;
 }

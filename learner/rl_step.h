@@ -39,6 +39,9 @@ struct rl_step_result {
 /* current_version: of the weights before the step, for the mismatch counters (G6). */
 int rl_step_run(const struct rl_step *step, struct rl_batch *batch, int64_t current_version,
                 struct rl_step_result *result);
+/* 1 - var(return - value) / var(return) of a critic: 1 when it is right, 0 when it knows the mean.
+ */
+double rl_step_explained_variance(const struct policy_loss_stats *stats);
 /* Effective sample size of the ratios as a share of the tokens: 1 when all are equal. */
 double rl_step_sample_size(const struct policy_loss_stats *stats);
 

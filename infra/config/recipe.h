@@ -36,12 +36,14 @@ enum recipe_preset {
     RECIPE_PRESET_GSPO,
     RECIPE_PRESET_CISPO,
     RECIPE_PRESET_AIPO,
-    RECIPE_PRESET_DECOUPLED_PPO
+    RECIPE_PRESET_DECOUPLED_PPO,
+    RECIPE_PRESET_PPO
 };
 enum recipe_baseline {
     RECIPE_BASELINE_GROUP_MEAN,
     RECIPE_BASELINE_LEAVE_ONE_OUT,
     RECIPE_BASELINE_BATCH_MEAN,
+    RECIPE_BASELINE_CRITIC,
     RECIPE_BASELINE_NONE
 };
 enum recipe_scale {
@@ -165,7 +167,9 @@ struct objective_settings {
     enum recipe_preset preset; /* has given its values where none were given (recipe_presets.h) */
     enum recipe_baseline baseline;
     enum recipe_scale scale;
-    double gamma;
+    double gamma, gae_lambda;
+    double value_coef, value_clip;
+    double value_learning_rate; /* 0: the optimizer's */
     enum recipe_ratio ratio;
     enum recipe_clipping clipping;
     double clip_low, clip_high;

@@ -41,9 +41,9 @@ static const char *const init_names[] = {"none", "random", NULL};
 static const char *const schedule_names[] = {"constant", "linear", "cosine", NULL};
 static const char *const preset_names[] = {
     "none", "grpo",  "dr_grpo", "dapo",          "rloo", "reinforce++", "reinforce++-baseline",
-    "gspo", "cispo", "aipo",    "decoupled_ppo", NULL};
-static const char *const baseline_names[] = {"group_mean", "leave_one_out", "batch_mean", "none",
-                                             NULL};
+    "gspo", "cispo", "aipo",    "decoupled_ppo", "ppo",  NULL};
+static const char *const baseline_names[] = {"group_mean", "leave_one_out", "batch_mean",
+                                             "critic",     "none",          NULL};
 static const char *const scale_names[] = {
     "group_std", "leave_one_out_std", "group_mean", "batch_std", "none", NULL};
 static const char *const ratio_names[] = {"token", "sequence", NULL};
@@ -244,12 +244,24 @@ static const struct config_field objective_fields[] = {
      .flags = FIELD_UNHASHED},
     ENUM("baseline", objective_settings, baseline, "group_mean", baseline_names,
          "Subtracted from a trajectory's reward to give its advantage: the mean of its group, of "
-         "the others of its group, or of the batch's trained tokens"),
+         "the others of its group, or of the batch's trained tokens; or each token's value by a "
+         "head "
+         "that is trained with the policy (critic)"),
     ENUM("scale", objective_settings, scale, "group_std", scale_names,
          "Divides the advantage: the deviation or mean of its group's rewards, or that of the "
          "others; or the advantages of the batch's trained tokens are whitened (batch_std)"),
     FLOAT("gamma", objective_settings, gamma, "1", 0, 1, NULL,
           "Discount of rewards a token further on, where the baseline is not of the group"),
+    FLOAT("gae_lambda", objective_settings, gae_lambda, "1", 0, 1, NULL,
+          "With a critic: how far generalised advantages look beyond the next value"),
+    FLOAT("value_coef", objective_settings, value_coef, "0.5", 0, 100, NULL,
+          "With a critic: weight of its loss"),
+    FLOAT("value_clip", objective_settings, value_clip, "0.5", 0, 1e6, NULL,
+          "With a critic: values that move further from those before the batch gain nothing; 0 is "
+          "off"),
+    FLOAT("value_learning_rate", objective_settings, value_learning_rate, "0", 0, 1, NULL,
+          "With a critic: learning rate of the head's own weights, scheduled as the optimizer's; 0 "
+          "takes that one"),
     ENUM("ratio", objective_settings, ratio, "token", ratio_names,
          "Importance ratio of each token, or the geometric mean over its trajectory (GSPO)"),
     ENUM("clipping", objective_settings, clipping, "ppo", clipping_names,

@@ -98,6 +98,20 @@ static const struct preset_value decoupled_ppo[] = {
     {OBJECTIVE("kl_coef"), "0"},
     LAST};
 
+/* arXiv 1707.06347 with a critic, as language models are trained with it: one value a token, KL
+ * taken off the rewards, advantages whitened. */
+static const struct preset_value ppo[] = {{OBJECTIVE("baseline"), "critic"},
+                                          {OBJECTIVE("scale"), "batch_std"},
+                                          {OBJECTIVE("clipping"), "ppo"},
+                                          {OBJECTIVE("clip_low"), "0.2"},
+                                          {OBJECTIVE("clip_high"), "0.2"},
+                                          {OBJECTIVE("aggregation"), "token_mean"},
+                                          {OBJECTIVE("kl_coef"), "0.001"},
+                                          {OBJECTIVE("kl_in"), "reward"},
+                                          {OBJECTIVE("kl_estimator"), "k1"},
+                                          {"rl.drop_zero_advantage", "false"},
+                                          LAST};
+
 static const struct preset_value *const presets[] = {
     [RECIPE_PRESET_NONE] = NULL,
     [RECIPE_PRESET_GRPO] = grpo,
@@ -110,6 +124,7 @@ static const struct preset_value *const presets[] = {
     [RECIPE_PRESET_CISPO] = cispo,
     [RECIPE_PRESET_AIPO] = aipo,
     [RECIPE_PRESET_DECOUPLED_PPO] = decoupled_ppo,
+    [RECIPE_PRESET_PPO] = ppo,
 };
 
 void recipe_presets_apply(struct recipe *recipe)

@@ -83,4 +83,13 @@ void transformer_head_chunk(struct transformer *transformer, int32_t count, cons
  * from the layer's input when they are not kept. */
 void transformer_restore_layer(struct transformer *transformer, int32_t layer);
 
+/* One value of a row's final normed hidden state. */
+static inline float transformer_final_state(const struct transformer *t, int32_t row, int64_t k)
+{
+    int64_t at = (int64_t)row * t->hidden + k;
+    if (t->model->dtype == DTYPE_F32)
+        return ((const float *)t->final_norm)[at];
+    return bf16_to_f32(((const bf16 *)t->final_norm)[at]);
+}
+
 #endif

@@ -210,6 +210,8 @@ out:
 
 static const char *const optimizer_names[] = {"master", "moment1", "moment2"};
 
+#define EXTRA_NAME "extra"
+
 static int write_optimizer(const char *directory, const struct checkpoint_content *content)
 {
     char path[HONE_PATH_MAX];
@@ -217,7 +219,7 @@ static int write_optimizer(const char *directory, const struct checkpoint_conten
                                            NULL};
     const void *const vectors[] = {content->master, content->moment1, content->moment2};
     const enum dtype dtypes[] = {DTYPE_F32, content->moments_dtype, content->moments_dtype};
-    struct safetensor tensors[3];
+    struct safetensor tensors[4];
     int64_t count = model_config_parameter_count(content->config);
     for (int i = 0; i < 3; i++)
         tensors[i] = (struct safetensor){.name = optimizer_names[i],
@@ -227,8 +229,15 @@ static int write_optimizer(const char *directory, const struct checkpoint_conten
                                          .count = count,
                                          .data = vectors[i],
                                          .bytes = (size_t)count * dtype_bytes(dtypes[i])};
+    tensors[3] = (struct safetensor){.name = EXTRA_NAME,
+                                     .dtype = DTYPE_F32,
+                                     .rank = 1,
+                                     .shape = {content->extra_count},
+                                     .count = content->extra_count,
+                                     .data = content->extra,
+                                     .bytes = (size_t)content->extra_count * sizeof(float)};
     path_join(path, sizeof path, directory, "optimizer.safetensors");
-    return safetensors_write(path, tensors, 3, metadata);
+    return safetensors_write(path, tensors, content->extra_count > 0 ? 4 : 3, metadata);
 }
 
 static int read_vector(struct safetensors *file, const char *path, const char *name,
@@ -273,6 +282,10 @@ int checkpoint_read_optimizer(const char *directory, const struct model_config *
         struct safetensor wanted = {.dtype = i == 0 ? DTYPE_F32 : optimizer->moments_dtype,
                                     .count = count};
         rc = read_vector(file, path, optimizer_names[i], &wanted, vectors[i]);
+    }
+    if (rc == 0 && optimizer->extra_count > 0) {
+        struct safetensor wanted = {.dtype = DTYPE_F32, .count = optimizer->extra_count};
+        rc = read_vector(file, path, EXTRA_NAME, &wanted, optimizer->extra);
     }
     safetensors_close(file);
     return rc;

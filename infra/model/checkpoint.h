@@ -48,6 +48,8 @@ struct checkpoint_content {
     const float *master;           /* [parameter_count] fp32 */
     const void *moment1, *moment2; /* in moments_dtype; NULL: weights only, not resumable */
     enum dtype moments_dtype;      /* fp32 or bf16 */
+    const float *extra;            /* [extra_count] fp32, beside the moments; 0: none */
+    int64_t extra_count;
     const struct checkpoint_state *state;
 };
 
@@ -60,8 +62,10 @@ struct checkpoint_optimizer {
     float *master;
     void *moment1, *moment2;
     enum dtype moments_dtype;
+    float *extra; /* [extra_count], as in checkpoint_content */
+    int64_t extra_count;
 };
-/* All three must be present; moments of another dtype are HONE_EINVAL. */
+/* All of them must be present; moments of another dtype are HONE_EINVAL. */
 int checkpoint_read_optimizer(const char *directory, const struct model_config *config,
                               const struct checkpoint_optimizer *optimizer);
 /* Newest valid checkpoint "step-<n>" under directory; damaged ones are warned about by name.

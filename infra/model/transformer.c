@@ -527,6 +527,19 @@ void transformer_logits(struct transformer *transformer, int32_t count, const in
                     logits + done * transformer->vocab);
 }
 
+void transformer_values(const struct transformer *transformer, int32_t count, const int32_t *rows,
+                        const float *weights, float *values)
+{
+    const struct transformer *t = transformer;
+    for (int32_t i = 0; i < count; i++) {
+        double sum = 0.0;
+        HONE_ASSERT(rows[i] >= 0 && rows[i] < t->row_count);
+        for (int64_t k = 0; k < t->hidden; k++)
+            sum += (double)weights[k] * (double)transformer_final_state(t, rows[i], k);
+        values[i] = (float)(sum + (double)weights[t->hidden]);
+    }
+}
+
 void transformer_logprob(struct transformer *transformer, int32_t count, const int32_t *rows,
                          const int32_t *targets, float temperature, float *logprob, float *entropy)
 {

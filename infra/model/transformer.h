@@ -51,12 +51,25 @@ void transformer_logits(struct transformer *transformer, int32_t count, const in
  * in chunks, so no [count, vocab] matrix exists. count <= max_rows. */
 void transformer_logprob(struct transformer *transformer, int32_t count, const int32_t *rows,
                          const int32_t *targets, float temperature, float *logprob, float *entropy);
+/* A linear head beside the vocabulary's: values[i] = weights[hidden] + sum_k weights[k] h[k] of the
+ * final normed hidden state h of row rows[i], summed in double in ascending k. weights [hidden +
+ * 1], the bias last. */
+void transformer_values(const struct transformer *transformer, int32_t count, const int32_t *rows,
+                        const float *weights, float *values);
+/* What a backward pass adds for such a head: the gradient of sum_i d_values[i] values[i], into the
+ * states and into gradient [hidden + 1]. */
+struct value_gradient {
+    const float *weights;  /* [hidden + 1] */
+    const float *d_values; /* [count] */
+    float *gradient;       /* [hidden + 1] */
+};
 /* Adds the gradient of sum_i d_logprob[i] * logprob[i] + d_entropy[i] * entropy[i] over the latest
  * (training) forward into gradient fp32 [parameter_count], canonical order. Every sequence of that
- * forward must have started at position 0. d_entropy may be NULL. Row r of `rows` appears at most
- * once, ascending. */
+ * forward must have started at position 0. d_entropy may be NULL, and so may values, whose rows are
+ * the same. Row r of `rows` appears at most once, ascending. */
 void transformer_backward(struct transformer *transformer, int32_t count, const int32_t *rows,
                           const int32_t *targets, float temperature, const float *d_logprob,
-                          const float *d_entropy, float *gradient);
+                          const float *d_entropy, const struct value_gradient *values,
+                          float *gradient);
 
 #endif

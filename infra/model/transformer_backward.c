@@ -58,6 +58,7 @@ struct head_targets {
     const int32_t *rows, *targets;
     float temperature;
     const float *d_logprob, *d_entropy;
+    const struct value_gradient *values; /* NULL: none */
 };
 
 /* Adds one chunk's gradient to d_final [T, hidden] (zeroed by the caller) and to the head's weight.
@@ -83,6 +84,23 @@ static void head_chunk_backward(const struct backward *b, const struct head_targ
                (size_t)t->hidden * sizeof(float));
 }
 
+/* Adds what the value head gives to d_final and to its own gradient, rows ascending. */
+static void value_backward(const struct backward *b, const struct head_targets *targets,
+                           int32_t count, float *d_final)
+{
+    const struct transformer *t = b->transformer;
+    const struct value_gradient *values = targets->values;
+    for (int32_t i = 0; i < count; i++) {
+        float *d_row = d_final + targets->rows[i] * t->hidden;
+        float d_value = values->d_values[i];
+        for (int64_t k = 0; k < t->hidden; k++) {
+            d_row[k] += d_value * values->weights[k];
+            values->gradient[k] += d_value * transformer_final_state(t, targets->rows[i], k);
+        }
+        values->gradient[t->hidden] += d_value;
+    }
+}
+
 static void head_backward(const struct backward *b, const struct head_targets *targets,
                           int32_t count)
 {
@@ -94,6 +112,8 @@ static void head_backward(const struct backward *b, const struct head_targets *t
     for (int32_t done = 0; done < count; done += t->head_rows)
         head_chunk_backward(b, targets, done,
                             count - done < t->head_rows ? count - done : t->head_rows, d_final);
+    if (targets->values)
+        value_backward(b, targets, count, d_final);
     parallel_zero(b->pool, t->backward.residual, bytes);
     norm_backward(b, b->model->final_norm, last->output, t->final_rms, d_final,
                   t->backward.residual);
@@ -174,7 +194,8 @@ static void attention_backward(const struct backward *b, int32_t layer_index)
 
 void transformer_backward(struct transformer *transformer, int32_t count, const int32_t *rows,
                           const int32_t *targets, float temperature, const float *d_logprob,
-                          const float *d_entropy, float *gradient)
+                          const float *d_entropy, const struct value_gradient *values,
+                          float *gradient)
 {
     struct transformer *t = transformer;
     const struct backward b = {.transformer = t,
@@ -186,7 +207,8 @@ void transformer_backward(struct transformer *transformer, int32_t count, const 
                                       .targets = targets,
                                       .temperature = temperature,
                                       .d_logprob = d_logprob,
-                                      .d_entropy = d_entropy};
+                                      .d_entropy = d_entropy,
+                                      .values = values};
     HONE_ASSERT(t->keep != ACTIVATIONS_NONE && temperature > 0.0f);
     HONE_ASSERT(t->whole_runs && t->from_beginning);
     for (int32_t i = 1; i < count; i++)

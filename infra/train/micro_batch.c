@@ -6,8 +6,8 @@
 #include "infra/base/memory.h"
 #include "infra/train/packing.h"
 
-#define ROW_ARRAYS      13 /* int32 or float arrays of max_tokens entries */
-#define SEQUENCE_ARRAYS 5  /* pointer arrays of max_sequences entries */
+#define ROW_ARRAYS      17 /* int32 or float arrays of max_tokens entries */
+#define SEQUENCE_ARRAYS 7  /* pointer arrays of max_sequences entries */
 #define ARENA_ALIGN     64
 
 static size_t aligned(size_t bytes)
@@ -43,9 +43,10 @@ void micro_batch_init(struct micro_batch *micro, int32_t max_tokens, struct kv_c
                             &micro->targets};
     float **floats[] = {&micro->head_logprob,   &micro->head_entropy, &micro->head_d_logprob,
                         &micro->head_d_entropy, &micro->logprob,      &micro->entropy,
-                        &micro->d_logprob,      &micro->d_entropy};
-    float ***tables[] = {&micro->logprob_of, &micro->entropy_of, &micro->d_logprob_of,
-                         &micro->d_entropy_of};
+                        &micro->d_logprob,      &micro->d_entropy,    &micro->head_value,
+                        &micro->head_d_value,   &micro->value,        &micro->d_value};
+    float ***tables[] = {&micro->logprob_of,   &micro->entropy_of, &micro->d_logprob_of,
+                         &micro->d_entropy_of, &micro->value_of,   &micro->d_value_of};
     _Static_assert(sizeof integers / sizeof *integers + sizeof floats / sizeof *floats ==
                        ROW_ARRAYS,
                    "the plan counts every row array");
@@ -124,6 +125,8 @@ void micro_batch_load(struct micro_batch *micro, const struct train_batch *batch
         micro->entropy_of[s] = micro->entropy + offset;
         micro->d_logprob_of[s] = micro->d_logprob + offset;
         micro->d_entropy_of[s] = micro->d_entropy + offset;
+        micro->value_of[s] = micro->value + offset;
+        micro->d_value_of[s] = micro->d_value + offset;
         offset += sequence->count;
         append_sequence(micro, sequence, s);
     }
@@ -132,6 +135,8 @@ void micro_batch_load(struct micro_batch *micro, const struct train_batch *batch
     memset(micro->entropy, 0, bytes);
     memset(micro->d_logprob, 0, bytes);
     memset(micro->d_entropy, 0, bytes);
+    memset(micro->value, 0, bytes);
+    memset(micro->d_value, 0, bytes);
 }
 
 void micro_batch_unload(struct micro_batch *micro)
@@ -162,6 +167,8 @@ void micro_batch_scatter(struct micro_batch *micro, const struct train_batch *ba
             micro->logprob_of[s][i] = micro->head_logprob[head];
             if (batch->need_entropy)
                 micro->entropy_of[s][i] = micro->head_entropy[head];
+            if (batch->need_value)
+                micro->value_of[s][i] = micro->head_value[head];
             head++;
         }
     }
@@ -180,6 +187,8 @@ void micro_batch_gather(struct micro_batch *micro, const struct train_batch *bat
             micro->head_d_logprob[head] = micro->d_logprob_of[s][i];
             if (batch->need_entropy)
                 micro->head_d_entropy[head] = micro->d_entropy_of[s][i];
+            if (batch->need_value)
+                micro->head_d_value[head] = micro->d_value_of[s][i];
             head++;
         }
     }
@@ -195,5 +204,7 @@ struct loss_streams micro_batch_streams(const struct micro_batch *micro,
         .logprob = (const float *const *)micro->logprob_of,
         .entropy = batch->need_entropy ? (const float *const *)micro->entropy_of : NULL,
         .d_logprob = micro->d_logprob_of,
-        .d_entropy = batch->need_entropy ? micro->d_entropy_of : NULL};
+        .d_entropy = batch->need_entropy ? micro->d_entropy_of : NULL,
+        .value = batch->need_value ? (const float *const *)micro->value_of : NULL,
+        .d_value = batch->need_value ? micro->d_value_of : NULL};
 }

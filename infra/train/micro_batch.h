@@ -32,9 +32,12 @@ struct micro_batch {
     int32_t *head_rows, *targets;           /* [head_count] */
     float *head_logprob, *head_entropy;     /* [head_count] */
     float *head_d_logprob, *head_d_entropy; /* [head_count] */
+    float *head_value, *head_d_value;       /* [head_count] */
 
     float *logprob, *entropy, *d_logprob, *d_entropy; /* [max_tokens] streams, back to back */
+    float *value, *d_value;
     float **logprob_of, **entropy_of, **d_logprob_of, **d_entropy_of; /* [count] into them */
+    float **value_of, **d_value_of;
 };
 
 /* cache must have micro_batch_kv_blocks blocks, and outlives the micro-batch. */

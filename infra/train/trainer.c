@@ -9,6 +9,7 @@
 #include "infra/base/memory.h"
 #include "infra/train/micro_batch.h"
 #include "infra/train/packing.h"
+#include "infra/train/value_head.h"
 
 struct trainer {
     struct trainer_options options;
@@ -23,6 +24,7 @@ struct trainer {
     float *master;           /* [parameters] */
     void *moment1, *moment2; /* [parameters] in moments_dtype; NULL when logprobs_only */
     float *gradient;         /* [parameters]; NULL when logprobs_only */
+    struct value_head value; /* with value_head */
     int64_t steps;
 };
 
@@ -101,6 +103,8 @@ int trainer_create(struct trainer **trainer, const struct trainer_options *optio
         t->moment2 = memory_map(moment_bytes(options, t->parameters));
         t->gradient = memory_map(vector_bytes(t->parameters));
     }
+    if (options->value_head)
+        value_head_init(&t->value, config->hidden_size);
     model_set_flat(t->model, t->master);
     *trainer = t;
     return 0;
@@ -117,6 +121,7 @@ void trainer_free(struct trainer *trainer)
     memory_unmap(trainer->gradient, vector_bytes(trainer->parameters));
     memory_unmap(trainer->moment1, moment_bytes(&trainer->options, trainer->parameters));
     memory_unmap(trainer->moment2, moment_bytes(&trainer->options, trainer->parameters));
+    value_head_release(&trainer->value);
     micro_batch_release(&trainer->micro);
     packing_release(&trainer->packing);
     transformer_free(trainer->transformer);
@@ -193,6 +198,9 @@ static void forward_micro_batch(struct trainer *t, const struct train_batch *pac
         transformer_logprob(t->transformer, micro->head_count, micro->head_rows, micro->targets,
                             packed->temperature, micro->head_logprob,
                             packed->need_entropy ? micro->head_entropy : NULL);
+        if (packed->need_value)
+            transformer_values(t->transformer, micro->head_count, micro->head_rows,
+                               t->value.weights, micro->head_value);
     }
     micro_batch_scatter(micro, packed);
 }
@@ -204,9 +212,13 @@ static void backward_micro_batch(struct trainer *t, const struct train_batch *ba
     micro_batch_gather(micro, batch);
     if (micro->row_count == 0)
         return;
+    const struct value_gradient values = {.weights = t->value.weights,
+                                          .d_values = micro->head_d_value,
+                                          .gradient = t->value.gradient};
     transformer_backward(t->transformer, micro->head_count, micro->head_rows, micro->targets,
                          batch->temperature, micro->head_d_logprob,
-                         batch->need_entropy ? micro->head_d_entropy : NULL, t->gradient);
+                         batch->need_entropy ? micro->head_d_entropy : NULL,
+                         batch->need_value ? &values : NULL, t->gradient);
 }
 
 /* The whole batch's loss and gradient. */
@@ -218,6 +230,7 @@ static int accumulate(struct trainer *t, const struct train_batch *batch, loss_f
     if (rc < 0)
         return rc;
     parallel_zero(t->compute.pool, t->gradient, vector_bytes(t->parameters));
+    value_head_zero(&t->value);
     for (int32_t i = 0; i < t->packing.micro_batch_count; i++) {
         int64_t start = clock_now_ns(clock_system());
         forward_micro_batch(t, &packed, i);
@@ -279,6 +292,13 @@ static void apply_adamw(struct trainer *t, const struct step_report *report)
         t->compute.ops->adamw(t->compute.pool, count, &adamw, &vectors);
     }
     model_finish(t->model);
+    if (t->options.value_head) {
+        if (t->options.value_learning_rate > 0.0)
+            adamw.learning_rate = (float)(report->learning_rate / options->learning_rate *
+                                          t->options.value_learning_rate);
+        adamw.weight_decay = 0.0f;
+        value_head_step(&t->value, t->compute.ops, &adamw);
+    }
 }
 
 int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_function loss,
@@ -287,6 +307,7 @@ int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_
     const struct optimizer_options *options = &trainer->options.optimizer;
 
     HONE_ASSERT(!trainer->options.logprobs_only);
+    HONE_ASSERT(!batch->need_value || trainer->options.value_head);
     memset(report, 0, sizeof *report);
     report->clip_scale = 1.0;
     int rc = check_batch(trainer, batch);
@@ -296,8 +317,10 @@ int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_
     int64_t start = clock_now_ns(clock_system());
     trainer->steps++;
     report->learning_rate = optimizer_learning_rate(options, trainer->steps);
-    report->gradient_norm = sqrt(trainer->compute.ops->sum_squares(
-        trainer->compute.pool, trainer->parameters, trainer->gradient));
+    report->gradient_norm =
+        sqrt(trainer->compute.ops->sum_squares(trainer->compute.pool, trainer->parameters,
+                                               trainer->gradient) +
+             value_head_sum_squares(&trainer->value));
     report->applied = isfinite(report->loss) && isfinite(report->gradient_norm);
     if (batch->accept)
         report->applied = batch->accept(batch->accept_context, report) && report->applied;
@@ -337,6 +360,26 @@ int trainer_logprobs(struct trainer *trainer, const struct train_batch *batch,
     for (int32_t i = 0; i < trainer->packing.micro_batch_count; i++) {
         forward_micro_batch(trainer, &packed, i);
         copy_streams(trainer, logprob, entropy);
+        micro_batch_unload(&trainer->micro);
+    }
+    return 0;
+}
+
+int trainer_values(struct trainer *trainer, const struct train_batch *batch, float *const *value)
+{
+    struct train_batch view = *batch, packed;
+    HONE_ASSERT(trainer->options.value_head);
+    view.need_value = true;
+    view.need_entropy = false;
+    int rc = check_batch(trainer, &view);
+    if (rc < 0 || (rc = pack_batch(trainer, &view, &packed)) < 0)
+        return rc;
+    for (int32_t i = 0; i < trainer->packing.micro_batch_count; i++) {
+        const struct micro_batch *micro = &trainer->micro;
+        forward_micro_batch(trainer, &packed, i);
+        for (int32_t s = 0; s < micro->count; s++)
+            memcpy(value[trainer->packing.order[micro->first + s]], micro->value_of[s],
+                   (size_t)packed.sequences[micro->first + s].count * sizeof(float));
         micro_batch_unload(&trainer->micro);
     }
     return 0;
@@ -383,6 +426,8 @@ int trainer_save(struct trainer *trainer, const char *directory, const char *bas
                                          .moment1 = trainer->moment1,
                                          .moment2 = trainer->moment2,
                                          .moments_dtype = trainer->options.optimizer.moments_dtype,
+                                         .extra = trainer->value.weights,
+                                         .extra_count = value_head_stored(&trainer->value),
                                          .state = state};
     return checkpoint_write(directory, &content);
 }
@@ -408,6 +453,7 @@ void trainer_reset(struct trainer *trainer, const float *master)
     memset(trainer->moment1, 0, count * moment_size);
     memset(trainer->moment2, 0, count * moment_size);
     model_set_flat(trainer->model, trainer->master);
+    value_head_reset(&trainer->value);
     trainer->steps = 0;
 }
 
@@ -420,7 +466,8 @@ int trainer_restore(struct trainer *trainer, const char *directory, struct check
     rc = checkpoint_read_optimizer(
         directory, &trainer->config,
         &(struct checkpoint_optimizer){trainer->master, trainer->moment1, trainer->moment2,
-                                       trainer->options.optimizer.moments_dtype});
+                                       trainer->options.optimizer.moments_dtype,
+                                       trainer->value.weights, value_head_stored(&trainer->value)});
     if (rc < 0)
         return rc;
 

@@ -42,6 +42,7 @@ struct train_batch {
     int32_t count;
     float temperature; /* logprobs are of softmax(logits / temperature) */
     bool need_entropy;
+    bool need_value; /* of the trainer's value head */
     /* Asked when loss and gradient norm are known: false leaves the weights as they are. NULL: yes.
      */
     bool (*accept)(void *context, const struct step_report *report);
@@ -59,6 +60,8 @@ struct loss_streams {
     const float *const *entropy;
     float *const *d_logprob;
     float *const *d_entropy;
+    const float *const *value; /* the two NULL unless asked, as the two of entropy */
+    float *const *d_value;
 };
 typedef int (*loss_function)(void *context, const struct train_batch *batch,
                              const struct loss_streams *streams, double *loss);
@@ -68,7 +71,11 @@ struct trainer_options {
     int32_t micro_batch_tokens;  /* most rows of one forward */
     int32_t max_sequence_tokens; /* longest sequence that will come */
     bool logprobs_only;          /* a reference model: no gradient, moments or kept activations */
-    bool checkpoint_layers;      /* keep layer inputs alone, compute the rest twice: same bits */
+    /* A linear head on the final hidden state beside the vocabulary's, from 0; its gradient reaches
+     * the model too. It is kept in checkpoints that training goes on from and in nothing else. */
+    bool value_head;
+    double value_learning_rate; /* of the head's own weights, scheduled as the others'; 0: theirs */
+    bool checkpoint_layers;     /* keep layer inputs alone, compute the rest twice: same bits */
     struct optimizer_options optimizer;
 };
 
@@ -102,6 +109,9 @@ int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_
 /* Logprobs (and entropies when not NULL) of the masked-in tokens, no gradient: logprob[s][i]. */
 int trainer_logprobs(struct trainer *trainer, const struct train_batch *batch,
                      float *const *logprob, float *const *entropy);
+
+/* value[s][i] of the value head before token i, for masked-in tokens; no gradient. */
+int trainer_values(struct trainer *trainer, const struct train_batch *batch, float *const *value);
 
 struct model *
 trainer_model(struct trainer *trainer); /* compute-dtype weights of the current step */

@@ -174,7 +174,7 @@ static void test_loss_and_gradient(void **state)
     const json_t *cases = json_object_get(golden, "cases");
     const json_t *one;
     size_t i;
-    assert_int_equal(json_array_size(cases), RECIPE_PRESET_DECOUPLED_PPO);
+    assert_int_equal(json_array_size(cases), RECIPE_PRESET_PPO);
     json_array_foreach(cases, i, one)
     {
         const char *preset = json_string_value(json_object_get(one, "preset"));

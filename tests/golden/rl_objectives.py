@@ -57,7 +57,15 @@ class Batch:
         self.new = [logprobs(model, row) for row in rows]
         self.behavior = [torch.tensor(row["behavior_logprob"], dtype=torch.float64) for row in rows]
         self.reference = [logprobs(reference, row).detach() for row in rows]
+        self.head = [torch.zeros(model.config.hidden_size + 1, dtype=torch.float64, requires_grad=True)]
+        self.value = [self.values(model, row) for row in rows]
         self.reward = torch.tensor([row["reward"] for row in rows], dtype=torch.float64)
+
+    def values(self, model, row):
+        """Of a value head that starts from zeros, before each completion token."""
+        ids = torch.tensor(row["tokens"])
+        hidden = model.model(ids[None]).last_hidden_state[0, row["prompt_tokens"] - 1:-1]
+        return hidden @ self.head[0][:-1] + self.head[0][-1]
 
     def grouped(self, function, reward=None):
         reward = self.reward if reward is None else reward
@@ -126,6 +134,8 @@ def objectives(batch):
         token_reward[-1] += r
         returns.append(token_reward.flip(0).cumsum(0).flip(0))
     out["reinforce++"] = token_mean(token_ppo(batch, whiten(returns)))
+    critic = [0.5 * (v - r) ** 2 for v, r in zip(batch.value, returns)]  # no value has moved: nothing is clipped
+    out["ppo"] = token_mean(token_ppo(batch, whiten(returns))) + 0.5 * token_mean(critic)
     k2 = batch.kl("k2")
     out["reinforce++-baseline"] = token_mean(
         [p + 0.001 * k for p, k in zip(token_ppo(batch, whiten(centred)), k2)])
@@ -146,9 +156,9 @@ def objectives(batch):
     return out
 
 
-def norm_of(loss, model):
-    gradients = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
-    return torch.sqrt(sum((g * g).sum() for g in gradients)).item()
+def norm_of(loss, parameters):
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return torch.sqrt(sum((g * g).sum() for g in gradients if g is not None)).item()
 
 
 def trl_losses(batch):
@@ -208,10 +218,11 @@ def main():
     batch = Batch(model, reference, rows)
     cases = []
     others = trl_losses(batch)
+    parameters = list(model.parameters()) + batch.head
     for name, loss in objectives(batch).items():
-        value, norm = loss.item(), norm_of(loss, model)
+        value, norm = loss.item(), norm_of(loss, parameters)
         if name in others:
-            other, other_norm = others[name].item(), norm_of(others[name], model)
+            other, other_norm = others[name].item(), norm_of(others[name], parameters)
             if abs(other - value) > 1e-6 * abs(value) + 1e-9 or abs(other_norm - norm) > 1e-5 * norm:
                 sys.exit("%s: %.9g and %.9g here, TRL has %.9g and %.9g" % (name, value, norm, other, other_norm))
             print("%s: TRL agrees" % name, file=sys.stderr)

@@ -19,6 +19,7 @@ struct streams_fixture {
     float reference[STREAM_SEQUENCES][STREAM_TOKENS], entropy[STREAM_SEQUENCES][STREAM_TOKENS];
     float d_logprob[STREAM_SEQUENCES][STREAM_TOKENS], d_entropy[STREAM_SEQUENCES][STREAM_TOKENS];
     int64_t version[STREAM_SEQUENCES][STREAM_TOKENS];
+    float value[STREAM_SEQUENCES][STREAM_TOKENS], d_value[STREAM_SEQUENCES][STREAM_TOKENS];
 };
 
 /* Sequence s has lengths[s] trained tokens, entries 1 .. lengths[s]; every stream 0, version 0. */
@@ -46,11 +47,15 @@ static inline int streams_run_part(struct streams_fixture *f, struct policy_loss
 {
     const float *logprob[STREAM_SEQUENCES], *entropy[STREAM_SEQUENCES];
     float *d_logprob[STREAM_SEQUENCES], *d_entropy[STREAM_SEQUENCES];
+    const float *value[STREAM_SEQUENCES];
+    float *d_value[STREAM_SEQUENCES];
     for (int32_t s = 0; s < count; s++) {
         logprob[s] = f->logprob[first + s];
         entropy[s] = f->entropy[first + s];
         d_logprob[s] = f->d_logprob[first + s];
         d_entropy[s] = f->d_entropy[first + s];
+        value[s] = f->value[first + s];
+        d_value[s] = f->d_value[first + s];
         memset(d_logprob[s], 0, sizeof f->d_logprob[0]);
         memset(d_entropy[s], 0, sizeof f->d_entropy[0]);
     }
@@ -59,7 +64,9 @@ static inline int streams_run_part(struct streams_fixture *f, struct policy_loss
                                    .logprob = logprob,
                                    .entropy = f->batch.need_entropy ? entropy : NULL,
                                    .d_logprob = d_logprob,
-                                   .d_entropy = f->batch.need_entropy ? d_entropy : NULL};
+                                   .d_entropy = f->batch.need_entropy ? d_entropy : NULL,
+                                   .value = f->batch.need_value ? value : NULL,
+                                   .d_value = f->batch.need_value ? d_value : NULL};
     return policy_loss_function(loss, &f->batch, &streams, total);
 }
 
@@ -69,6 +76,39 @@ static inline double streams_run(struct streams_fixture *f, struct policy_loss *
     policy_loss_begin(loss, &f->batch);
     assert_ok(streams_run_part(f, loss, 0, f->batch.count, &total));
     return total;
+}
+
+static inline void assert_near(double actual, double expected, double tolerance)
+{
+    if (!(fabs(actual - expected) <= tolerance))
+        fail_msg("%.12g is not %.12g", actual, expected);
+}
+
+/* Random streams: ratios on both sides of both clips, advantages of both signs. */
+static inline void fill_random(struct streams_fixture *f, uint64_t seed)
+{
+    static const int32_t lengths[] = {7, 1, 4, 6};
+    struct rng_key key = {.seed = seed, .purpose = RNG_DATA};
+    uint64_t draw = 0;
+
+    streams_open(f, 4, lengths);
+    for (int32_t s = 0; s < 4; s++) {
+        f->data[s].advantage = (s % 2 ? -1.0f : 1.0f) * (0.5f + rng_uniform(&key, draw++));
+        for (int32_t i = 1; i <= lengths[s]; i++) {
+            f->logprob[s][i] = -3.0f * rng_uniform(&key, draw++) - 0.1f;
+            f->behavior[s][i] = f->logprob[s][i] + 1.6f * (rng_uniform(&key, draw++) - 0.5f);
+            f->reference[s][i] = f->logprob[s][i] + 1.2f * (rng_uniform(&key, draw++) - 0.5f);
+            f->entropy[s][i] = 2.0f * rng_uniform(&key, draw++);
+        }
+    }
+}
+
+static inline struct policy_loss make_loss(void)
+{
+    return (struct policy_loss){.options = {.surrogate = {.clip_low = 0.2f, .clip_high = 0.28f},
+                                            .aggregation = AGGREGATE_TOKEN_MEAN,
+                                            .constant_tokens = 10},
+                                .current_version = -1};
 }
 
 #endif

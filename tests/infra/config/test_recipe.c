@@ -214,7 +214,7 @@ static void test_presets(void **state)
 static void test_presets_print_and_load(void **state)
 {
     (void)state;
-    for (int p = 0; p <= RECIPE_PRESET_DECOUPLED_PPO; p++) {
+    for (int p = 0; p <= RECIPE_PRESET_PPO; p++) {
         struct recipe recipe;
         struct text first, again;
         text_init(&first);

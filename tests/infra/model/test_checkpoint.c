@@ -118,14 +118,16 @@ static void test_round_trip(void **state)
     assert_int_equal(read.tokens, 123456789012);
     assert_string_equal(read.recipe_hash, "abc");
     assert_string_equal(read.weights_hash, "def");
-    assert_int_equal(checkpoint_read_optimizer(path_of("round"), &config,
-                                               &(struct checkpoint_optimizer){a, b, c, DTYPE_F32}),
-                     0);
+    assert_int_equal(
+        checkpoint_read_optimizer(path_of("round"), &config,
+                                  &(struct checkpoint_optimizer){a, b, c, DTYPE_F32, NULL, 0}),
+        0);
     assert_memory_equal(a, master, bytes);
     assert_memory_equal(b, moment1, bytes);
-    assert_int_equal(checkpoint_read_optimizer(path_of("round"), &config,
-                                               &(struct checkpoint_optimizer){a, b, c, DTYPE_BF16}),
-                     HONE_EINVAL);
+    assert_int_equal(
+        checkpoint_read_optimizer(path_of("round"), &config,
+                                  &(struct checkpoint_optimizer){a, b, c, DTYPE_BF16, NULL, 0}),
+        HONE_EINVAL);
     assert_non_null(strstr(error_message(), "moments_dtype"));
     assert_memory_equal(c, moment2, bytes);
     assert_int_equal(model_config_read(&again, path_of("round")), 0);
@@ -145,9 +147,9 @@ static void test_weights_only(void **state)
     float *vector = MEMORY_ARRAY(float, parameter_count);
     assert_int_equal(write_checkpoint("weights", 1, false), 0);
     assert_int_equal(checkpoint_verify(path_of("weights")), 0);
-    assert_int_equal(checkpoint_read_optimizer(
-                         path_of("weights"), &config,
-                         &(struct checkpoint_optimizer){vector, vector, vector, DTYPE_F32}),
+    assert_int_equal(checkpoint_read_optimizer(path_of("weights"), &config,
+                                               &(struct checkpoint_optimizer){
+                                                   vector, vector, vector, DTYPE_F32, NULL, 0}),
                      HONE_ENOENT);
     assert_non_null(strstr(error_message(), "no optimizer state"));
     memory_free(vector);
@@ -159,9 +161,9 @@ static void test_other_shape_is_refused(void **state)
     struct model_config other = fixture_config(false);
     float *vector = MEMORY_ARRAY(float, model_config_parameter_count(&other));
     must_write("shape", 1);
-    assert_int_equal(checkpoint_read_optimizer(
-                         path_of("shape"), &other,
-                         &(struct checkpoint_optimizer){vector, vector, vector, DTYPE_F32}),
+    assert_int_equal(checkpoint_read_optimizer(path_of("shape"), &other,
+                                               &(struct checkpoint_optimizer){
+                                                   vector, vector, vector, DTYPE_F32, NULL, 0}),
                      HONE_EINVAL);
     memory_free(vector);
 }

@@ -276,7 +276,7 @@ static void engine_gradient(const struct reference *r, const float *flat, enum d
     struct kv_sequence *const sequences[] = {&kv};
     transformer_forward(engine.transformer,
                         &(struct forward_rows){TOKENS, r->tokens, positions, sequence, sequences});
-    transformer_backward(engine.transformer, TOKENS, rows, r->targets, 1.0f, d_logprob, NULL,
+    transformer_backward(engine.transformer, TOKENS, rows, r->targets, 1.0f, d_logprob, NULL, NULL,
                          gradient);
     kv_sequence_release(engine.cache, &kv);
     engine_close(&engine);

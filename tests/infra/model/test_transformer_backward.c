@@ -14,6 +14,7 @@
 
 #define ROWS_MAX    160
 #define SEQUENCES   3
+#define HIDDEN_MAX  128
 #define TEMPERATURE 0.8f
 
 static const char *stories; /* directory of the real checkpoint, or NULL */
@@ -29,6 +30,10 @@ struct batch {
     float d_logprob[ROWS_MAX], d_entropy[ROWS_MAX];
     bool with_entropy;
     float temperature;
+    bool with_values;                    /* a value head beside the vocabulary's */
+    float value_weights[HIDDEN_MAX + 1]; /* [hidden + 1] */
+    float d_values[ROWS_MAX];            /* on its values */
+    float value_gradient[HIDDEN_MAX + 1];
 };
 
 static struct batch random_batch(int32_t vocab, bool with_entropy)
@@ -96,16 +101,27 @@ static double objective(struct engine *engine, const struct batch *batch,
     for (int32_t i = 0; i < batch->target_count; i++)
         sum += (double)batch->d_logprob[i] * (double)logprob[i] +
                (batch->with_entropy ? (double)batch->d_entropy[i] * (double)entropy[i] : 0.0);
+    if (!batch->with_values)
+        return sum;
+    float values[ROWS_MAX];
+    transformer_values(engine->transformer, batch->target_count, batch->rows, batch->value_weights,
+                       values);
+    for (int32_t i = 0; i < batch->target_count; i++)
+        sum += (double)batch->d_values[i] * (double)values[i];
     return sum;
 }
 
-static void backward_batch(struct engine *engine, const struct batch *batch,
+static void backward_batch(struct engine *engine, struct batch *batch,
                            struct kv_sequence *sequences, float *gradient)
 {
+    const struct value_gradient values = {.weights = batch->value_weights,
+                                          .d_values = batch->d_values,
+                                          .gradient = batch->value_gradient};
     forward_batch(engine, batch, sequences);
     transformer_backward(engine->transformer, batch->target_count, batch->rows, batch->targets,
                          batch->temperature, batch->d_logprob,
-                         batch->with_entropy ? batch->d_entropy : NULL, gradient);
+                         batch->with_entropy ? batch->d_entropy : NULL,
+                         batch->with_values ? &values : NULL, gradient);
 }
 
 /* ---- finite differences ---- */
@@ -152,10 +168,39 @@ static double predicted_slope(const struct model_tensor *tensor, int32_t index,
     return sum;
 }
 
-static void check_finite_differences(bool tied, bool with_entropy)
+static void add_values(struct batch *batch, int32_t hidden)
+{
+    const struct rng_key key = {.seed = 31};
+    assert_true(hidden <= HIDDEN_MAX);
+    batch->with_values = true;
+    for (int32_t k = 0; k <= hidden; k++)
+        batch->value_weights[k] = rng_normal(&key, (uint64_t)k);
+    for (int32_t i = 0; i < batch->target_count; i++)
+        batch->d_values[i] = rng_normal(&key, (uint64_t)(1000 + i));
+}
+
+/* The head is linear in its weights: its gradient is what a weight moves the objective by. */
+static void check_value_gradient(struct engine *engine, struct batch *batch,
+                                 struct kv_sequence *sequences, int32_t hidden)
+{
+    double before = objective(engine, batch, sequences);
+    for (int32_t k = 0; k <= hidden; k++) {
+        float weight = batch->value_weights[k];
+        batch->value_weights[k] = weight + 1.0f;
+        double slope = objective(engine, batch, sequences) - before;
+        batch->value_weights[k] = weight;
+        if (fabs(slope - (double)batch->value_gradient[k]) > 1e-3 * fabs(slope) + 1e-3)
+            fail_msg("value weight %d: slope %g, gradient %g", k, slope,
+                     (double)batch->value_gradient[k]);
+    }
+}
+
+static void check_finite_differences(bool tied, bool with_entropy, bool with_values)
 {
     struct model_config config = fixture_config(tied);
     struct batch batch = random_batch(config.vocab_size, with_entropy);
+    if (with_values)
+        add_values(&batch, config.hidden_size);
     int64_t count = model_config_parameter_count(&config);
     float *flat = fixture_flat(&config, 21), *moved = MEMORY_ARRAY(float, count);
     float *gradient = MEMORY_ARRAY(float, count);
@@ -173,6 +218,10 @@ static void check_finite_differences(bool tied, bool with_entropy)
             fail_msg("%s: slope %g, the gradient says %g", tensor->name, measured, predicted);
         assert_true(fabs(predicted) > 0.5);
     }
+    if (with_values) {
+        model_set_flat(engine.model, flat);
+        check_value_gradient(&engine, &batch, sequences, config.hidden_size);
+    }
     close_sequences(&engine, sequences);
     engine_close(&engine);
     memory_free(flat);
@@ -183,13 +232,19 @@ static void check_finite_differences(bool tied, bool with_entropy)
 static void test_finite_differences_untied(void **state)
 {
     (void)state;
-    check_finite_differences(false, false);
+    check_finite_differences(false, false, false);
+}
+
+static void test_finite_differences_with_a_value_head(void **state)
+{
+    (void)state;
+    check_finite_differences(false, true, true);
 }
 
 static void test_finite_differences_tied_with_entropy(void **state)
 {
     (void)state;
-    check_finite_differences(true, true);
+    check_finite_differences(true, true, false);
 }
 
 /* ---- one set of bits ---- */
@@ -250,7 +305,7 @@ static void gradient_keeping(enum dtype dtype, enum activation_keep keep, int th
     open_sequences(sequences);
     backward_batch(&engine, &batch, sequences, gradient);
     transformer_backward(engine.transformer, batch.target_count, batch.rows, batch.targets,
-                         batch.temperature, batch.d_logprob, batch.d_entropy, gradient);
+                         batch.temperature, batch.d_logprob, batch.d_entropy, NULL, gradient);
     close_sequences(&engine, sequences);
     engine_close(&engine);
     memory_free(flat);
@@ -346,13 +401,13 @@ static void test_gradients_add(void **state)
     int32_t half = batch.target_count / 2, all = batch.target_count;
     forward_batch(&engine, &batch, sequences);
     transformer_backward(engine.transformer, half, batch.rows, batch.targets, TEMPERATURE,
-                         batch.d_logprob, batch.d_entropy, halves);
+                         batch.d_logprob, batch.d_entropy, NULL, halves);
     transformer_backward(engine.transformer, all - half, batch.rows + half, batch.targets + half,
-                         TEMPERATURE, batch.d_logprob + half, batch.d_entropy + half, halves);
+                         TEMPERATURE, batch.d_logprob + half, batch.d_entropy + half, NULL, halves);
     for (int64_t i = 0; i < count; i++)
         assert_true(fabsf(whole[i] - halves[i]) <= 1e-4f * fabsf(whole[i]) + 2e-4f);
     memcpy(halves, whole, (size_t)count * sizeof(float));
-    transformer_backward(engine.transformer, 0, NULL, NULL, TEMPERATURE, NULL, NULL, halves);
+    transformer_backward(engine.transformer, 0, NULL, NULL, TEMPERATURE, NULL, NULL, NULL, halves);
     assert_memory_equal(whole, halves, (size_t)count * sizeof(float));
     close_sequences(&engine, sequences);
     engine_close(&engine);
@@ -535,6 +590,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_finite_differences_untied),
+        cmocka_unit_test(test_finite_differences_with_a_value_head),
         cmocka_unit_test(test_finite_differences_tied_with_entropy),
         cmocka_unit_test(test_same_gradient),
         cmocka_unit_test(test_recomputed_activations_give_the_same_bits),

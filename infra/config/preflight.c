@@ -91,10 +91,21 @@ static void check_optimizer(const struct check *check, const char *stage,
              optimizer->beta2);
 }
 
+static void check_lora(const struct check *check, const char *stage,
+                       const struct lora_settings *lora)
+{
+    char key[64];
+    snprintf(key, sizeof key, "%s.lora.targets", stage);
+    if (lora->rank > 0 && lora->targets.count == 0)
+        fail(check, key, "with a rank of %lld at least one weight needs adapters",
+             (long long)lora->rank);
+}
+
 static void check_sft(const struct check *check)
 {
     const struct sft_settings *sft = &check->recipe->sft;
     check_optimizer(check, "sft", &sft->optimizer);
+    check_lora(check, "sft", &sft->lora);
     if (sft->data.path.count == 0)
         fail(check, "sft.data.path", "no data files given");
     if (sft->micro_batch_tokens < sft->max_length)
@@ -178,6 +189,7 @@ static void check_rl(const struct check *check)
     const struct rl_settings *rl = &check->recipe->rl;
     int64_t longest = rl->max_prompt_tokens + rl->sampling.max_completion_tokens;
     check_optimizer(check, "rl", &rl->optimizer);
+    check_lora(check, "rl", &rl->lora);
     if (rl->data.path.count == 0)
         fail(check, "rl.data.path", "no data files given");
     if (rl->micro_batch_tokens < longest)
@@ -203,6 +215,7 @@ static void check_dpo(const struct check *check)
 {
     const struct dpo_settings *dpo = &check->recipe->dpo;
     check_optimizer(check, "dpo", &dpo->optimizer);
+    check_lora(check, "dpo", &dpo->lora);
     if (dpo->source == RECIPE_PAIRS_FILE && dpo->data.path.count == 0)
         fail(check, "dpo.data.path", "no data files given (or dpo.source: rl_log)");
     if (dpo->source == RECIPE_PAIRS_RL_LOG && dpo->data.path.count > 0)

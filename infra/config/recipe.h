@@ -130,6 +130,13 @@ struct optimizer_settings {
     enum recipe_dtype moments_dtype;
 };
 
+/* Low-rank adapters instead of every weight. */
+struct lora_settings {
+    int64_t rank; /* 0: every weight is trained */
+    double alpha; /* the adapters count alpha / rank */
+    struct string_list targets;
+};
+
 /* The columns a stage has no use for cannot be set in its table and stay "". */
 struct data_settings {
     struct string_list path;
@@ -159,6 +166,7 @@ struct sft_settings {
     enum recipe_activations activation_checkpointing;
     int64_t max_length; /* tokens of one sequence */
     struct optimizer_settings optimizer;
+    struct lora_settings lora;
     int64_t save_steps; /* 0: only at the end */
     int64_t log_steps;
 };
@@ -220,6 +228,7 @@ struct rl_settings {
     bool mask_truncated;
     enum recipe_truncated truncated_sampling;
     struct optimizer_settings optimizer;
+    struct lora_settings lora;
     int64_t micro_batch_tokens;
     enum recipe_activations activation_checkpointing;
     int64_t checkpoint_steps;
@@ -268,6 +277,7 @@ struct dpo_settings {
     enum recipe_activations activation_checkpointing;
     int64_t max_length;
     struct optimizer_settings optimizer;
+    struct lora_settings lora;
     int64_t save_steps; /* 0: only at the end */
     int64_t log_steps;
 };

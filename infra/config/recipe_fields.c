@@ -186,6 +186,22 @@ static const struct config_field rl_optimizer_fields[] = {
 static const struct config_field dpo_optimizer_fields[] = {
     OPTIMIZER_FIELDS("5e-7", "linear", "0", "0")};
 
+static const char *const lora_target_names[] = {"q", "k", "v", "o", "gate", "up", "down", NULL};
+
+static const struct config_field lora_fields[] = {
+    INT("rank", lora_settings, rank, "0", 0, 1024, NULL,
+        "Rank of the adapters; 0 trains every weight"),
+    FLOAT("alpha", lora_settings, alpha, "16", 0.001, 100000, NULL,
+          "The adapters are added times alpha / rank"),
+    LIST("targets", lora_settings, targets, "q k v o gate up down", lora_target_names,
+         "The weights that get adapters: of attention q, k, v, o, of the feed-forward layer gate, "
+         "up, down"),
+    END};
+
+#define LORA(owner)                                                                                \
+    TABLE("lora", owner, lora, lora_fields,                                                        \
+          "Low-rank adapters: they alone are trained, and merged into the weights that come out.")
+
 #define SAMPLING_FIELDS(coldest, tokens)                                                           \
     FLOAT("temperature", sampling_settings, temperature, "1", coldest, 100, NULL,                  \
           "Divides the logits; evaluation takes 0 for greedy decoding"),                           \
@@ -227,6 +243,7 @@ static const struct config_field sft_fields[] = {
     INT("max_length", sft_settings, max_length, "512", 8, TOKENS_MAX, "tokens",
         "Longest sequence; longer rows are cut and counted"),
     TABLE("optimizer", sft_settings, optimizer, sft_optimizer_fields, "AdamW of the SFT stage."),
+    LORA(sft_settings),
     INT("save_steps", sft_settings, save_steps, "0", 0, STEPS_MAX, "steps",
         "Steps between checkpoints; 0 saves only at the end"),
     INT("log_steps", sft_settings, log_steps, "1", 1, STEPS_MAX, "steps",
@@ -375,6 +392,7 @@ static const struct config_field rl_fields[] = {
          "refuse such a recipe, or take importance ratios to the truncated distribution that was "
          "sampled from"),
     TABLE("optimizer", rl_settings, optimizer, rl_optimizer_fields, "AdamW of the RL stage."),
+    LORA(rl_settings),
     INT("micro_batch_tokens", rl_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",
         "Tokens of one forward and backward pass: memory, and the order in which gradients add up"),
     ACTIVATION_CHECKPOINTING(rl_settings),
@@ -454,6 +472,7 @@ static const struct config_field dpo_fields[] = {
     INT("max_length", dpo_settings, max_length, "1024", 8, TOKENS_MAX, "tokens",
         "Longest prompt and answer together; longer pairs are dropped and counted"),
     TABLE("optimizer", dpo_settings, optimizer, dpo_optimizer_fields, "AdamW of the DPO stage."),
+    LORA(dpo_settings),
     INT("save_steps", dpo_settings, save_steps, "0", 0, STEPS_MAX, "steps",
         "Steps between checkpoints; 0 saves only at the end"),
     INT("log_steps", dpo_settings, log_steps, "1", 1, STEPS_MAX, "steps",

@@ -210,7 +210,17 @@ out:
 
 static const char *const optimizer_names[] = {"master", "moment1", "moment2"};
 
-#define EXTRA_NAME "extra"
+static struct safetensor vector_of(const char *name, enum dtype dtype, const void *values,
+                                   int64_t count)
+{
+    return (struct safetensor){.name = name,
+                               .dtype = dtype,
+                               .rank = 1,
+                               .shape = {count},
+                               .count = count,
+                               .data = values,
+                               .bytes = (size_t)count * dtype_bytes(dtype)};
+}
 
 static int write_optimizer(const char *directory, const struct checkpoint_content *content)
 {
@@ -219,25 +229,17 @@ static int write_optimizer(const char *directory, const struct checkpoint_conten
                                            NULL};
     const void *const vectors[] = {content->master, content->moment1, content->moment2};
     const enum dtype dtypes[] = {DTYPE_F32, content->moments_dtype, content->moments_dtype};
-    struct safetensor tensors[4];
-    int64_t count = model_config_parameter_count(content->config);
-    for (int i = 0; i < 3; i++)
-        tensors[i] = (struct safetensor){.name = optimizer_names[i],
-                                         .dtype = dtypes[i],
-                                         .rank = 1,
-                                         .shape = {count},
-                                         .count = count,
-                                         .data = vectors[i],
-                                         .bytes = (size_t)count * dtype_bytes(dtypes[i])};
-    tensors[3] = (struct safetensor){.name = EXTRA_NAME,
-                                     .dtype = DTYPE_F32,
-                                     .rank = 1,
-                                     .shape = {content->extra_count},
-                                     .count = content->extra_count,
-                                     .data = content->extra,
-                                     .bytes = (size_t)content->extra_count * sizeof(float)};
+    struct safetensor tensors[3 + CHECKPOINT_VECTORS_MAX];
+    int64_t parameters = model_config_parameter_count(content->config);
+    int32_t count = 0;
+    HONE_ASSERT(content->extra_count <= CHECKPOINT_VECTORS_MAX);
+    for (int i = 0; content->master && i < 3; i++)
+        tensors[count++] = vector_of(optimizer_names[i], dtypes[i], vectors[i], parameters);
+    for (int32_t i = 0; i < content->extra_count; i++)
+        tensors[count++] = vector_of(content->extras[i].name, DTYPE_F32, content->extras[i].values,
+                                     content->extras[i].count);
     path_join(path, sizeof path, directory, "optimizer.safetensors");
-    return safetensors_write(path, tensors, content->extra_count > 0 ? 4 : 3, metadata);
+    return safetensors_write(path, tensors, count, metadata);
 }
 
 static int read_vector(struct safetensors *file, const char *path, const char *name,
@@ -278,14 +280,15 @@ int checkpoint_read_optimizer(const char *directory, const struct model_config *
     if ((rc = safetensors_open(&file, path)) < 0)
         return rc;
     void *const vectors[] = {optimizer->master, optimizer->moment1, optimizer->moment2};
-    for (int i = 0; rc == 0 && i < 3; i++) {
+    for (int i = 0; rc == 0 && optimizer->master && i < 3; i++) {
         struct safetensor wanted = {.dtype = i == 0 ? DTYPE_F32 : optimizer->moments_dtype,
                                     .count = count};
         rc = read_vector(file, path, optimizer_names[i], &wanted, vectors[i]);
     }
-    if (rc == 0 && optimizer->extra_count > 0) {
-        struct safetensor wanted = {.dtype = DTYPE_F32, .count = optimizer->extra_count};
-        rc = read_vector(file, path, EXTRA_NAME, &wanted, optimizer->extra);
+    for (int32_t i = 0; rc == 0 && i < optimizer->extra_count; i++) {
+        const struct checkpoint_vector *extra = &optimizer->extras[i];
+        struct safetensor wanted = {.dtype = DTYPE_F32, .count = extra->count};
+        rc = read_vector(file, path, extra->name, &wanted, extra->values);
     }
     safetensors_close(file);
     return rc;
@@ -441,10 +444,10 @@ static int write_files(const char *directory, const struct checkpoint_content *c
         rc = model_config_write(content->config, content->base_directory, content->weights_dtype,
                                 directory);
     if (rc == 0)
-        rc = model_write_flat(content->config, content->master, content->weights_dtype, directory);
+        rc = model_write_flat(content->config, content->weights, content->weights_dtype, directory);
     if (rc == 0 && content->base_directory)
         rc = tokenizer_copy(content->base_directory, directory);
-    if (rc == 0 && content->moment1)
+    if (rc == 0 && (content->master || content->extra_count > 0))
         rc = write_optimizer(directory, content);
     if (rc == 0)
         rc = write_state(directory, content->state);
@@ -459,6 +462,7 @@ int checkpoint_write(const char *directory, const struct checkpoint_content *con
 {
     char temporary[HONE_PATH_MAX], previous[HONE_PATH_MAX];
     HONE_ASSERT((content->moment1 == NULL) == (content->moment2 == NULL));
+    HONE_ASSERT((content->master == NULL) == (content->moment1 == NULL));
     int rc = check_path(directory);
     if (rc < 0)
         return rc;

@@ -41,15 +41,25 @@ struct checkpoint_state {
     char version_hashes[CHECKPOINT_HASHES_MAX][HASH_HEX_SIZE];
 };
 
+/* What training keeps besides, fp32. */
+struct checkpoint_vector {
+    const char *name;
+    float *values; /* [count] */
+    int64_t count;
+};
+#define CHECKPOINT_VECTORS_MAX 8
+
 struct checkpoint_content {
     const struct model_config *config;
     const char *base_directory;    /* where tokenizer files and unknown config keys come from */
     enum dtype weights_dtype;      /* of model.safetensors */
-    const float *master;           /* [parameter_count] fp32 */
-    const void *moment1, *moment2; /* in moments_dtype; NULL: weights only, not resumable */
+    const float *weights;          /* [parameter_count] fp32 */
+    const float *master;           /* [parameter_count] fp32; NULL: not kept beside them */
+    const void *moment1, *moment2; /* with master: in moments_dtype */
     enum dtype moments_dtype;      /* fp32 or bf16 */
-    const float *extra;            /* [extra_count] fp32, beside the moments; 0: none */
-    int64_t extra_count;
+    const struct checkpoint_vector
+        *extras; /* [extra_count]; with none and no master: not resumable */
+    int32_t extra_count;
     const struct checkpoint_state *state;
 };
 
@@ -62,10 +72,11 @@ struct checkpoint_optimizer {
     float *master;
     void *moment1, *moment2;
     enum dtype moments_dtype;
-    float *extra; /* [extra_count], as in checkpoint_content */
-    int64_t extra_count;
+    const struct checkpoint_vector *extras; /* [extra_count] */
+    int32_t extra_count;
 };
-/* All of them must be present; moments of another dtype are HONE_EINVAL. */
+/* All of them must be present, but the first three where master is NULL; moments of another dtype
+ * are HONE_EINVAL. */
 int checkpoint_read_optimizer(const char *directory, const struct model_config *config,
                               const struct checkpoint_optimizer *optimizer);
 /* Newest valid checkpoint "step-<n>" under directory; damaged ones are warned about by name.

@@ -25,6 +25,7 @@ struct trainer {
     void *moment1, *moment2; /* [parameters] in moments_dtype; NULL when logprobs_only */
     float *gradient;         /* [parameters]; NULL when logprobs_only */
     struct value_head value; /* with value_head */
+    struct lora lora;        /* with lora.rank: master is what they are added to */
     int64_t steps;
 };
 
@@ -98,10 +99,15 @@ int trainer_create(struct trainer **trainer, const struct trainer_options *optio
     packing_init(&t->packing, options->micro_batch_tokens);
     t->master = memory_map(vector_bytes(t->parameters));
     memcpy(t->master, master, vector_bytes(t->parameters));
-    if (training) {
+    if (training)
+        t->gradient = memory_map(vector_bytes(t->parameters));
+    if (training && options->lora.rank > 0)
+        rc = lora_init(&t->lora, &options->lora, t->model);
+    if (rc < 0)
+        goto fail;
+    if (training && options->lora.rank == 0) {
         t->moment1 = memory_map(moment_bytes(options, t->parameters));
         t->moment2 = memory_map(moment_bytes(options, t->parameters));
-        t->gradient = memory_map(vector_bytes(t->parameters));
     }
     if (options->value_head)
         value_head_init(&t->value, config->hidden_size);
@@ -122,6 +128,7 @@ void trainer_free(struct trainer *trainer)
     memory_unmap(trainer->moment1, moment_bytes(&trainer->options, trainer->parameters));
     memory_unmap(trainer->moment2, moment_bytes(&trainer->options, trainer->parameters));
     value_head_release(&trainer->value);
+    lora_release(&trainer->lora);
     micro_batch_release(&trainer->micro);
     packing_release(&trainer->packing);
     transformer_free(trainer->transformer);
@@ -140,8 +147,11 @@ void trainer_plan(const struct trainer_options *options, const struct model_conf
     memory_plan_add(plan, owner, "weights (compute dtype)",
                     model_bytes(config, options->dtype, training));
     memory_plan_add(plan, owner, "master weights (fp32)", vector_bytes(parameters));
+    bool adapters = training && options->lora.rank > 0;
     memory_plan_add(plan, owner, "optimizer moments (2)",
-                    training ? 2 * moment_bytes(options, parameters) : 0);
+                    training && !adapters ? 2 * moment_bytes(options, parameters) : 0);
+    memory_plan_add(plan, owner, "adapters, their moments and gradient",
+                    adapters ? 4 * vector_bytes(lora_count(&options->lora, config)) : 0);
     memory_plan_add(plan, owner, "gradient (fp32)", training ? vector_bytes(parameters) : 0);
     memory_plan_add(plan, owner, "activations",
                     transformer_bytes(config, options->dtype, rows, kept_activations(options)));
@@ -253,17 +263,9 @@ static int accumulate(struct trainer *t, const struct train_batch *batch, loss_f
 
 /* AdamW over each contiguous run of tensors that share a weight decay; the new weights reach the
  * model in the same pass. */
-static void apply_adamw(struct trainer *t, const struct step_report *report)
+static void apply_weights(struct trainer *t, struct adamw_options *adamw)
 {
     const struct optimizer_options *options = &t->options.optimizer;
-    struct adamw_options adamw = {
-        .learning_rate = (float)report->learning_rate,
-        .beta1 = (float)options->beta1,
-        .beta2 = (float)options->beta2,
-        .epsilon = (float)options->epsilon,
-        .bias_correction1 = (float)(1.0 - pow(options->beta1, (double)t->steps)),
-        .bias_correction2 = (float)(1.0 - pow(options->beta2, (double)t->steps)),
-        .gradient_scale = (float)report->clip_scale};
     int32_t tensors = model_tensor_count(t->model);
     char *values = model_overwrite(t->model);
     size_t value_bytes = dtype_bytes(t->options.dtype);
@@ -280,7 +282,7 @@ static void apply_adamw(struct trainer *t, const struct step_report *report)
             HONE_ASSERT(tensor->offset == head->offset + count);
             count += tensor->count;
         }
-        adamw.weight_decay = decays ? (float)options->weight_decay : 0.0f;
+        adamw->weight_decay = decays ? (float)options->weight_decay : 0.0f;
         size_t at = (size_t)head->offset;
         struct adamw_vectors vectors = {.parameters = t->master + at,
                                         .m = (char *)t->moment1 + at * moment_size,
@@ -289,9 +291,33 @@ static void apply_adamw(struct trainer *t, const struct step_report *report)
                                         .gradient = t->gradient + at,
                                         .values = values + at * value_bytes,
                                         .values_dtype = t->options.dtype};
-        t->compute.ops->adamw(t->compute.pool, count, &adamw, &vectors);
+        t->compute.ops->adamw(t->compute.pool, count, adamw, &vectors);
     }
     model_finish(t->model);
+}
+
+static void apply_adapters(struct trainer *t, struct adamw_options *adamw)
+{
+    adamw->weight_decay = (float)t->options.optimizer.weight_decay;
+    lora_step(&t->lora, &t->compute, adamw);
+    lora_apply(&t->lora, &t->compute, t->master, t->gradient, t->model);
+}
+
+static void apply_adamw(struct trainer *t, const struct step_report *report)
+{
+    const struct optimizer_options *options = &t->options.optimizer;
+    struct adamw_options adamw = {
+        .learning_rate = (float)report->learning_rate,
+        .beta1 = (float)options->beta1,
+        .beta2 = (float)options->beta2,
+        .epsilon = (float)options->epsilon,
+        .bias_correction1 = (float)(1.0 - pow(options->beta1, (double)t->steps)),
+        .bias_correction2 = (float)(1.0 - pow(options->beta2, (double)t->steps)),
+        .gradient_scale = (float)report->clip_scale};
+    if (t->lora.count > 0)
+        apply_adapters(t, &adamw);
+    else
+        apply_weights(t, &adamw);
     if (t->options.value_head) {
         if (t->options.value_learning_rate > 0.0)
             adamw.learning_rate = (float)(report->learning_rate / options->learning_rate *
@@ -299,6 +325,15 @@ static void apply_adamw(struct trainer *t, const struct step_report *report)
         adamw.weight_decay = 0.0f;
         value_head_step(&t->value, t->compute.ops, &adamw);
     }
+}
+
+/* Of what is trained of the model. */
+static double sum_squares(struct trainer *t)
+{
+    if (t->lora.count == 0)
+        return t->compute.ops->sum_squares(t->compute.pool, t->parameters, t->gradient);
+    lora_gradient(&t->lora, t->compute.pool, t->gradient);
+    return lora_sum_squares(&t->lora, &t->compute);
 }
 
 int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_function loss,
@@ -317,10 +352,7 @@ int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_
     int64_t start = clock_now_ns(clock_system());
     trainer->steps++;
     report->learning_rate = optimizer_learning_rate(options, trainer->steps);
-    report->gradient_norm =
-        sqrt(trainer->compute.ops->sum_squares(trainer->compute.pool, trainer->parameters,
-                                               trainer->gradient) +
-             value_head_sum_squares(&trainer->value));
+    report->gradient_norm = sqrt(sum_squares(trainer) + value_head_sum_squares(&trainer->value));
     report->applied = isfinite(report->loss) && isfinite(report->gradient_norm);
     if (batch->accept)
         report->applied = batch->accept(batch->accept_context, report) && report->applied;
@@ -414,34 +446,67 @@ static void fill_state(const struct trainer *trainer, struct checkpoint_state *s
     hash_hex(&hash, state->weights_hash);
 }
 
+/* With adapters: base and adapters as one vector, to be unmapped; else NULL. */
+static float *merged_weights(const struct trainer *trainer)
+{
+    if (trainer->lora.count == 0)
+        return NULL;
+    float *merged = memory_map(vector_bytes(trainer->parameters));
+    lora_merge(&trainer->lora, trainer->compute.pool, trainer->master, trainer->parameters, merged);
+    return merged;
+}
+
+/* What a checkpoint keeps beside or instead of master and moments of every weight. */
+#define EXTRA_VECTORS 2
+static int32_t list_extras(const struct trainer *trainer,
+                           struct checkpoint_vector extras[EXTRA_VECTORS])
+{
+    int32_t count = 0;
+    if (trainer->options.value_head)
+        extras[count++] = (struct checkpoint_vector){"value_head", trainer->value.weights,
+                                                     value_head_stored(&trainer->value)};
+    if (trainer->lora.count > 0)
+        extras[count++] = (struct checkpoint_vector){"adapters", trainer->lora.values,
+                                                     lora_stored(&trainer->lora)};
+    return count;
+}
+
 int trainer_save(struct trainer *trainer, const char *directory, const char *base_directory,
                  struct checkpoint_state *state)
 {
     HONE_ASSERT(!trainer->options.logprobs_only);
     fill_state(trainer, state);
+    float *merged = merged_weights(trainer);
+    struct checkpoint_vector extras[EXTRA_VECTORS];
     struct checkpoint_content content = {.config = &trainer->config,
                                          .base_directory = base_directory,
                                          .weights_dtype = trainer->options.dtype,
-                                         .master = trainer->master,
+                                         .weights = merged ? merged : trainer->master,
+                                         .master = merged ? NULL : trainer->master,
                                          .moment1 = trainer->moment1,
                                          .moment2 = trainer->moment2,
                                          .moments_dtype = trainer->options.optimizer.moments_dtype,
-                                         .extra = trainer->value.weights,
-                                         .extra_count = value_head_stored(&trainer->value),
+                                         .extras = extras,
+                                         .extra_count = list_extras(trainer, extras),
                                          .state = state};
-    return checkpoint_write(directory, &content);
+    int rc = checkpoint_write(directory, &content);
+    memory_unmap(merged, vector_bytes(trainer->parameters));
+    return rc;
 }
 
 int trainer_export(struct trainer *trainer, const char *directory, const char *base_directory,
                    enum dtype dtype, struct checkpoint_state *state)
 {
     fill_state(trainer, state);
+    float *merged = merged_weights(trainer);
     struct checkpoint_content content = {.config = &trainer->config,
                                          .base_directory = base_directory,
                                          .weights_dtype = dtype,
-                                         .master = trainer->master,
+                                         .weights = merged ? merged : trainer->master,
                                          .state = state};
-    return checkpoint_write(directory, &content);
+    int rc = checkpoint_write(directory, &content);
+    memory_unmap(merged, vector_bytes(trainer->parameters));
+    return rc;
 }
 
 void trainer_reset(struct trainer *trainer, const float *master)
@@ -450,10 +515,13 @@ void trainer_reset(struct trainer *trainer, const float *master)
     size_t moment_size = dtype_bytes(trainer->options.optimizer.moments_dtype);
     HONE_ASSERT(!trainer->options.logprobs_only);
     memcpy(trainer->master, master, count * sizeof *master);
-    memset(trainer->moment1, 0, count * moment_size);
-    memset(trainer->moment2, 0, count * moment_size);
+    if (trainer->moment1) {
+        memset(trainer->moment1, 0, count * moment_size);
+        memset(trainer->moment2, 0, count * moment_size);
+    }
     model_set_flat(trainer->model, trainer->master);
     value_head_reset(&trainer->value);
+    lora_reset(&trainer->lora);
     trainer->steps = 0;
 }
 
@@ -463,17 +531,26 @@ int trainer_restore(struct trainer *trainer, const char *directory, struct check
     int rc = checkpoint_read_state(directory, state);
     if (rc < 0)
         return rc;
-    rc = checkpoint_read_optimizer(
-        directory, &trainer->config,
-        &(struct checkpoint_optimizer){trainer->master, trainer->moment1, trainer->moment2,
-                                       trainer->options.optimizer.moments_dtype,
-                                       trainer->value.weights, value_head_stored(&trainer->value)});
+    struct checkpoint_vector extras[EXTRA_VECTORS];
+    bool adapters = trainer->lora.count > 0;
+    const struct checkpoint_optimizer optimizer = {.master = adapters ? NULL : trainer->master,
+                                                   .moment1 = trainer->moment1,
+                                                   .moment2 = trainer->moment2,
+                                                   .moments_dtype =
+                                                       trainer->options.optimizer.moments_dtype,
+                                                   .extras = extras,
+                                                   .extra_count = list_extras(trainer, extras)};
+    rc = checkpoint_read_optimizer(directory, &trainer->config, &optimizer);
     if (rc < 0)
         return rc;
 
     struct hash hash;
     char hex[HASH_HEX_SIZE];
-    model_set_flat(trainer->model, trainer->master);
+    if (adapters)
+        lora_apply(&trainer->lora, &trainer->compute, trainer->master, trainer->gradient,
+                   trainer->model);
+    else
+        model_set_flat(trainer->model, trainer->master);
     model_hash(trainer->model, &hash);
     hash_hex(&hash, hex);
     if (strcmp(hex, state->weights_hash) != 0)

@@ -22,6 +22,7 @@
 
 #include "infra/model/checkpoint.h"
 #include "infra/model/transformer.h"
+#include "infra/train/lora.h"
 #include "infra/train/memory_plan.h"
 #include "infra/train/optimizer.h"
 
@@ -74,6 +75,8 @@ struct trainer_options {
     /* A linear head on the final hidden state beside the vocabulary's, from 0; its gradient reaches
      * the model too. It is kept in checkpoints that training goes on from and in nothing else. */
     bool value_head;
+    /* Train adapters alone: rank 0 trains every weight. The model computes with them merged. */
+    struct lora_options lora;
     double value_learning_rate; /* of the head's own weights, scheduled as the others'; 0: theirs */
     bool checkpoint_layers;     /* keep layer inputs alone, compute the rest twice: same bits */
     struct optimizer_options optimizer;
@@ -115,9 +118,10 @@ int trainer_values(struct trainer *trainer, const struct train_batch *batch, flo
 
 struct model *
 trainer_model(struct trainer *trainer); /* compute-dtype weights of the current step */
+/* fp32 weights that training moves; with adapters, those that they are added to. */
 const float *trainer_master(const struct trainer *trainer);
 int64_t trainer_steps(const struct trainer *trainer); /* optimiser steps applied or skipped */
-/* The latest step's gradient before clipping, fp32 [parameter_count]. */
+/* The latest step's gradient before clipping, fp32 [parameter_count]; not with adapters. */
 const float *trainer_gradient(const struct trainer *trainer);
 
 /* A checkpoint with everything needed to go on; state->step and weights_hash are filled in here. */

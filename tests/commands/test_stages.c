@@ -55,7 +55,7 @@ static void finish(const char *stage)
                          &(struct checkpoint_content){.config = &config,
                                                       .base_directory = fixture_path("tokenizer"),
                                                       .weights_dtype = DTYPE_F32,
-                                                      .master = flat,
+                                                      .weights = flat,
                                                       .state = &state});
     memory_free(flat);
     if (rc < 0)

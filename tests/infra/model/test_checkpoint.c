@@ -81,7 +81,8 @@ static int write_checkpoint(const char *name, int64_t step, bool resumable)
                             &(struct checkpoint_content){.config = &config,
                                                          .base_directory = path_of("base"),
                                                          .weights_dtype = DTYPE_BF16,
-                                                         .master = master,
+                                                         .weights = master,
+                                                         .master = resumable ? master : NULL,
                                                          .moment1 = resumable ? moment1 : NULL,
                                                          .moment2 = resumable ? moment2 : NULL,
                                                          .state = &state});

@@ -93,7 +93,7 @@ static void values_are_learned_and_restored(void **state)
     saved = (struct checkpoint_state){.stage = "rl"};
     assert_ok(trainer_save(two, path, NULL, &saved));
     assert_int_equal(trainer_restore(one, path, &restored), HONE_EFORMAT);
-    assert_non_null(strstr(error_message(), "\"extra\" is missing"));
+    assert_non_null(strstr(error_message(), "\"value_head\" is missing"));
     trainer_free(one);
     trainer_free(two);
     compute_close(&compute);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "actors/lease_list.h"
+#include "actors/adapter_swap.h"
 #include "actors/weight_swap.h"
 #include "infra/base/error.h"
 #include "infra/base/fault.h"
@@ -57,7 +58,9 @@ struct actor_stage {
 
     /* weights */
     char weights_endpoint[ENDPOINT_MAX];
-    int64_t version; /* held by the model; -1 none */
+    const struct compute *compute;
+    struct adapter_swap *adapters; /* NULL until needed */
+    int64_t version;               /* held by the model; -1 none */
     int64_t swaps;
     double swap_ms; /* the last one: how long the engine stood still for it */
 
@@ -92,6 +95,7 @@ int actor_stage_create(struct actor_stage **stage, const struct actor_options *o
     *stage = NULL;
     s->options = *options;
     s->model = model;
+    s->compute = compute;
     s->clock = clock;
     s->version = -1;
     s->incarnation = new_incarnation(options, clock);
@@ -119,6 +123,7 @@ void actor_stage_destroy(struct actor_stage *stage)
     if (!stage)
         return;
     weight_swap_leave(stage->model);
+    adapter_swap_destroy(stage->adapters);
     weight_receiver_destroy(stage->receiver);
     wire_client_destroy(stage->hub);
     rollout_engine_destroy(stage->engine);
@@ -477,6 +482,16 @@ static int receive_messages(struct actor_stage *s, int64_t now_ms)
 
 /* ---- weights ---- */
 
+/* The base is read when adapters first come as such: where images are mapped they never do. */
+static int swap_adapters(struct actor_stage *s, const struct snapshot *snapshot)
+{
+    int rc = 0;
+    if (!s->adapters)
+        rc = adapter_swap_create(&s->adapters, &s->options.adapters, s->options.model_directory,
+                                 s->model, s->compute);
+    return rc < 0 ? rc : adapter_swap_apply(s->adapters, snapshot);
+}
+
 static int receive_weights(struct actor_stage *s)
 {
     const struct snapshot *snapshot;
@@ -485,7 +500,8 @@ static int receive_weights(struct actor_stage *s)
         return rc < 0 ? rc : 0;
     int64_t start_ns = clock_now_ns(s->clock);
     time_account_enter(&s->time, SWAP, start_ns);
-    rc = weight_swap(s->model, snapshot);
+    rc = snapshot->image || s->options.adapters.rank == 0 ? weight_swap(s->model, snapshot)
+                                                          : swap_adapters(s, snapshot);
     if (rc < 0)
         return rc;
     s->version = snapshot->version;

@@ -14,6 +14,7 @@
 
 #include "actors/rollout_engine.h"
 #include "infra/launch/stage_loop.h"
+#include "infra/train/lora.h"
 #include "infra/wire/weight_channel.h"
 
 struct actor_options {
@@ -22,6 +23,8 @@ struct actor_options {
     const char *recipe_hash;
     struct rollout_engine_options engine;
     struct weight_options weights;
+    struct lora_options adapters; /* what the learner trains; rank 0: every weight */
+    const char *model_directory;  /* with adapters: what they are added to */
     int32_t progress_tokens; /* new tokens after which a rollout in flight is reported; 0 never */
 };
 

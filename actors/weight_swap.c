@@ -73,9 +73,7 @@ static int check_held(const struct model *model, const struct snapshot *snapshot
 
 int weight_swap(struct model *model, const struct snapshot *snapshot)
 {
-    int rc = check_tensors(model, snapshot);
-    if (rc == 0 && snapshot->image)
-        rc = check_image(model, snapshot);
+    int rc = snapshot->image ? check_image(model, snapshot) : check_tensors(model, snapshot);
     if (rc < 0)
         return rc;
     if (snapshot->image) {

@@ -47,20 +47,20 @@ static void trainer_from(struct trainer_options *options, const struct recipe *r
     };
 }
 
-static void lora_from(struct trainer_options *options, const struct recipe *recipe,
-                      const struct lora_settings *settings)
+void lora_options_from(struct lora_options *options, const struct recipe *recipe,
+                       const struct lora_settings *settings)
 {
     static const struct {
         const char *name;
         enum lora_target target;
     } targets[] = {{"q", LORA_Q},       {"k", LORA_K},   {"v", LORA_V},      {"o", LORA_O},
                    {"gate", LORA_GATE}, {"up", LORA_UP}, {"down", LORA_DOWN}};
-    options->lora = (struct lora_options){.rank = (int32_t)settings->rank,
-                                          .alpha = (float)settings->alpha,
-                                          .seed = (uint64_t)recipe->seed};
+    *options = (struct lora_options){.rank = (int32_t)settings->rank,
+                                     .alpha = (float)settings->alpha,
+                                     .seed = (uint64_t)recipe->seed};
     for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++)
         if (string_list_has(&settings->targets, targets[i].name))
-            options->lora.targets |= targets[i].target;
+            options->targets |= targets[i].target;
 }
 
 /* The recipe has checked the name. */
@@ -170,7 +170,7 @@ int sft_options_from(struct sft_options *options, const struct recipe *recipe,
                  sft->max_length);
     options->trainer.checkpoint_layers =
         sft->activation_checkpointing == RECIPE_ACTIVATIONS_BY_LAYER;
-    lora_from(&options->trainer, recipe, &sft->lora);
+    lora_options_from(&options->trainer.lora, recipe, &sft->lora);
     const struct init_settings *init = &recipe->model.init;
     if (init->method == RECIPE_INIT_NONE)
         return 0;
@@ -234,7 +234,7 @@ int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
                  dpo->max_length);
     options->trainer.checkpoint_layers =
         dpo->activation_checkpointing == RECIPE_ACTIVATIONS_BY_LAYER;
-    lora_from(&options->trainer, recipe, &dpo->lora);
+    lora_options_from(&options->trainer.lora, recipe, &dpo->lora);
     return 0;
 }
 
@@ -358,7 +358,7 @@ void learner_options_from(struct learner_options *options, const struct recipe *
     options->trainer.checkpoint_layers =
         rl->activation_checkpointing == RECIPE_ACTIVATIONS_BY_LAYER;
     options->trainer.optimizer.total_steps = rl->steps * rl->updates_per_batch;
-    lora_from(&options->trainer, recipe, &rl->lora);
+    lora_options_from(&options->trainer.lora, recipe, &rl->lora);
     options->trainer.value_head = objective->baseline == RECIPE_BASELINE_CRITIC;
     options->trainer.value_learning_rate = objective->value_learning_rate;
 }

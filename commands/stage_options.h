@@ -33,6 +33,9 @@ int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
                      const char *log_directory, const char *recipe_hash);
 /* Both ends of the weight channel; an actor adds where it serves others. */
 void weight_options_from(struct weight_options *options, const struct recipe *recipe);
+/* Adapters of a stage, as its trainer has them. */
+void lora_options_from(struct lora_options *options, const struct recipe *recipe,
+                       const struct lora_settings *settings);
 void learner_options_from(struct learner_options *options, const struct recipe *recipe,
                           const char *model_directory, const char *stage_directory,
                           const char *recipe_hash);

@@ -358,6 +358,8 @@ int worker_run_actor(const struct worker_start *start)
                    .rng_purpose = RNG_SAMPLE},
         .progress_tokens = (int32_t)rl->actor.progress_tokens,
     };
+    lora_options_from(&options.adapters, &worker.recipe, &rl->lora);
+    options.model_directory = directory;
     weight_options_from(&options.weights, &worker.recipe);
     /* One that joined from elsewhere has keys to dial, not to listen: it is no relay. */
     if (start->run_path != NULL && options.weights.fanout > 0 &&

@@ -17,6 +17,7 @@
 #include "infra/base/file.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
+#include "infra/train/adapter_snapshot.h"
 #include "infra/wire/codec.h"
 #include "infra/wire/envelope.h"
 #include "learner/policy.h"
@@ -129,6 +130,12 @@ static int open_parts(struct learner_stage *s, const struct compute *compute,
     struct publisher_options publishing = {.endpoint = options->weights_endpoint,
                                            .weights = options->weights,
                                            .threaded = options->publish_thread};
+    if (rc == 0 && trainer_adapters(s->policy.trainer)) {
+        publishing.adapters = trainer_adapters(s->policy.trainer);
+        adapter_base_hash(trainer_master(s->policy.trainer),
+                          model_parameter_count(trainer_model(s->policy.trainer)),
+                          &publishing.base);
+    }
     if (rc == 0)
         rc = publisher_create(&s->publisher, trainer_model(s->policy.trainer), context, s->clock,
                               &publishing);

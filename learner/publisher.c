@@ -12,6 +12,7 @@
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 #include "infra/model/checkpoint.h"
+#include "infra/train/adapter_snapshot.h"
 #include "infra/wire/endpoint.h"
 
 #define SLOTS        3 /* being written, newest, the one before */
@@ -413,7 +414,7 @@ static void hand_over(struct publisher *p, struct snapshot *snapshot)
     struct hash hash;
     bool recorders = p->has_record_threads[0];
     if (!recorders) {
-        hash_sha256(snapshot->data, snapshot->bytes, &hash);
+        model_hash(p->model, &hash);
         pthread_mutex_lock(&p->mutex);
         keep_hash(p, snapshot->version, &hash);
         pthread_mutex_unlock(&p->mutex);
@@ -438,6 +439,20 @@ static void hand_over(struct publisher *p, struct snapshot *snapshot)
     ring(p);
 }
 
+/* The image of every weight stays for those who map it; the adapters go to everybody else. */
+static void replace_tensors(const struct publisher *p, struct snapshot *snapshot)
+{
+    struct snapshot adapters;
+    adapter_snapshot_fill(p->options.adapters, p->model, &p->options.base, snapshot->version,
+                          &adapters);
+    memory_free(snapshot->tensors);
+    snapshot->tensors = adapters.tensors;
+    snapshot->tensor_count = adapters.tensor_count;
+    snapshot->data = adapters.data;
+    snapshot->bytes = adapters.bytes;
+    snapshot->own_data = true;
+}
+
 int publisher_publish(struct publisher *publisher, int64_t version)
 {
     struct publisher *p = publisher;
@@ -449,6 +464,10 @@ int publisher_publish(struct publisher *publisher, int64_t version)
     if (p->slots) {
         weight_slot_hold(p->current);
         snapshot_of_slot(p->model, p->current, version, &snapshot);
+        if (p->options.adapters)
+            replace_tensors(p, &snapshot);
+    } else if (p->options.adapters) {
+        adapter_snapshot_fill(p->options.adapters, p->model, &p->options.base, version, &snapshot);
     } else {
         snapshot_of_model(p->model, version, &snapshot);
     }

@@ -19,13 +19,19 @@
 #ifndef HONE_LEARNER_PUBLISHER_H
 #define HONE_LEARNER_PUBLISHER_H
 
+#include "infra/base/hash.h"
 #include "infra/model/model.h"
+#include "infra/train/lora.h"
 #include "infra/wire/weight_channel.h"
 
 struct publisher_options {
     const char *endpoint; /* bound here */
     struct weight_options weights;
     bool threaded;
+    /* What is sent to receivers that do not share the image; NULL: the model's tensors. With the
+     * hash of what they are added to (adapter_snapshot.h). Outlives the publisher. */
+    const struct lora *adapters;
+    struct hash base;
 };
 
 struct publisher;

@@ -37,6 +37,10 @@ static void resolve(struct recipe *recipe)
                     objective->baseline == RECIPE_BASELINE_LEAVE_ONE_OUT;
     if (!of_group && !place_list_has(&recipe->places, "rl.drop_zero_advantage"))
         recipe->rl.drop_zero_advantage = false;
+    int64_t longest = recipe->rl.checkpoint_steps * recipe->rl.keep_checkpoints;
+    if (recipe->rl.guards.good_after > longest &&
+        !place_list_has(&recipe->places, "rl.guards.good_after"))
+        recipe->rl.guards.good_after = longest;
     for (int32_t i = 0; i < recipe->reward.parts.count; i++) {
         struct reward_part_settings *part = &recipe->reward.parts.items[i];
         if (*part->name == '\0')

@@ -361,7 +361,7 @@ static const struct config_field guard_fields[] = {
           "share of it, and by six deviations; 0 is off"),
     INT("good_after", guard_settings, good_after, "5", 1, 1000, "batches",
         "A checkpoint is good, and can be gone back to, when so many batches without a signal have "
-        "followed it"),
+        "followed it; by default no more than checkpoint_steps x keep_checkpoints"),
     INT("rollbacks_max", guard_settings, rollbacks_max, "3", 0, 8, NULL,
         "Going back more often in 1,000 batches stops the run; 0 stops it at once"),
     END};

@@ -422,6 +422,11 @@ struct model *trainer_model(struct trainer *trainer)
     return trainer->model;
 }
 
+const struct lora *trainer_adapters(const struct trainer *trainer)
+{
+    return trainer->lora.count > 0 ? &trainer->lora : NULL;
+}
+
 const float *trainer_master(const struct trainer *trainer)
 {
     return trainer->master;

@@ -118,6 +118,7 @@ int trainer_values(struct trainer *trainer, const struct train_batch *batch, flo
 
 struct model *
 trainer_model(struct trainer *trainer); /* compute-dtype weights of the current step */
+const struct lora *trainer_adapters(const struct trainer *trainer); /* NULL: none are trained */
 /* fp32 weights that training moves; with adapters, those that they are added to. */
 const float *trainer_master(const struct trainer *trainer);
 int64_t trainer_steps(const struct trainer *trainer); /* optimiser steps applied or skipped */

@@ -12,10 +12,10 @@ void snapshot_release(struct snapshot *snapshot)
     memory_free(snapshot->tensors);
     memory_free(snapshot->parts);
     memory_free(snapshot->part_sums);
+    if (snapshot->own_data || (!snapshot->slot && !snapshot->lent))
+        memory_free(snapshot->data);
     if (snapshot->slot)
         weight_slot_release(snapshot->slot);
-    else if (!snapshot->lent)
-        memory_free(snapshot->data);
     memset(snapshot, 0, sizeof *snapshot);
 }
 

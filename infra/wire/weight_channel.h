@@ -74,6 +74,7 @@ struct snapshot {
     int32_t part_count;
     struct weight_slot *slot; /* held: data and image lie there */
     bool lent;                /* data is somebody else's; neither: it is memory_alloc's */
+    bool own_data;            /* there is a slot for the image, and data is memory_alloc's */
 };
 
 /* tensors, parts and part_sums come from memory_alloc; data too, unless there is a slot. */

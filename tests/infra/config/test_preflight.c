@@ -81,6 +81,8 @@ static void test_objective(void **state)
         {"rl.objective.gamma=0.9", NULL, "rl.objective.preset=reinforce++"},
         {"rl.objective.kl_target=0.1", "rl.objective.kl_target: needs a kl_coef above 0", NULL},
         {"rl.objective.kl_target=0.1", NULL, "rl.objective.kl_coef=0.1"},
+        {"rl.guards.good_after=21", "rl.guards.good_after: 21 is more than checkpoint_steps", NULL},
+        {"rl.checkpoint_steps=1", NULL, "rl.keep_checkpoints=2"},
         {"rl.sampling.top_p=0.9", "rl.sampling.top_p: trains on samples of a truncated", NULL},
         {"rl.sampling.top_k=9", "rl.sampling.top_k: trains on samples of a truncated", NULL},
         {"rl.sampling.min_p=0.1", NULL, "rl.truncated_sampling=importance"},

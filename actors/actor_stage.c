@@ -500,8 +500,10 @@ static int receive_weights(struct actor_stage *s)
         return rc < 0 ? rc : 0;
     int64_t start_ns = clock_now_ns(s->clock);
     time_account_enter(&s->time, SWAP, start_ns);
-    rc = snapshot->image || s->options.adapters.rank == 0 ? weight_swap(s->model, snapshot)
-                                                          : swap_adapters(s, snapshot);
+    bool stale = s->version >= 0 && fault_injected("stale_weights", snapshot->version);
+    if (!stale)
+        rc = snapshot->image || s->options.adapters.rank == 0 ? weight_swap(s->model, snapshot)
+                                                              : swap_adapters(s, snapshot);
     if (rc < 0)
         return rc;
     s->version = snapshot->version;

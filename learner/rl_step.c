@@ -1,13 +1,40 @@
 #include "learner/rl_step.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "infra/base/error.h"
+#include "infra/base/fault.h"
+
+#define SPIKE  1e4f  /* times the gradient */
+#define HARDEN -2.0f /* entropy bonus, in losses */
 
 struct watched_loss {
     struct policy_loss policy;
     const struct rl_step *step;
+    int64_t number; /* of the batch */
 };
+
+/* What tests ask to go wrong (infra/base/fault.h). */
+static void inject(const struct watched_loss *loss, const struct train_batch *batch,
+                   const struct loss_streams *streams, double *total)
+{
+    bool spike = fault_injected("gradient_spike", loss->number);
+    bool wrong = fault_injected("wrong_way", loss->number);
+    bool harden = fault_injected("entropy_collapse", loss->number);
+    if (fault_injected("nan_loss", loss->number))
+        *total = (double)NAN;
+    for (int32_t s = 0; (spike || wrong || harden) && s < streams->count; s++) {
+        const struct train_sequence *sequence = &batch->sequences[streams->first + s];
+        for (int32_t i = 1; i < sequence->count; i++) {
+            if (sequence->loss_mask[i] == 0)
+                continue;
+            streams->d_logprob[s][i] *= (spike ? SPIKE : 1.0f) * (wrong ? -1.0f : 1.0f);
+            if (harden && streams->d_entropy)
+                streams->d_entropy[s][i] = -HARDEN / (float)loss->policy.total_tokens;
+        }
+    }
+}
 
 static int breathe(const struct rl_step *step)
 {
@@ -21,7 +48,9 @@ static int watched_loss_function(void *context, const struct train_batch *batch,
     int rc = breathe(loss->step);
     if (rc < 0)
         return rc;
-    return policy_loss_function(&loss->policy, batch, streams, total);
+    rc = policy_loss_function(&loss->policy, batch, streams, total);
+    inject(loss, batch, streams, total);
+    return rc;
 }
 
 /* In pieces of about a micro-batch; a token's logprob does not depend on the piece (G6). */
@@ -75,7 +104,8 @@ int rl_step_run(const struct rl_step *step, struct rl_batch *batch, int64_t curr
                                 .count = batch->sequence_count,
                                 .temperature = step->temperature,
                                 .need_entropy = true};
-    struct watched_loss loss = {.policy.options = step->loss, .step = step};
+    struct watched_loss loss = {
+        .policy.options = step->loss, .step = step, .number = batch->number};
     struct asked asked = {.step = step, .loss = &loss, .result = result};
     if (step->accept) {
         train.accept = ask;

@@ -17,7 +17,7 @@ static struct {
         long passes_left;
     } points[POINTS_MAX];
     int point_count;
-    const char *witness, *broken;
+    const char *witness, *broken, *injected;
     int journal_fd; /* -1: none */
 } faults;
 
@@ -45,6 +45,7 @@ static void read_environment(void)
     const char *points = getenv("HONE_CRASH_AT"), *journal = getenv("HONE_JOURNAL");
     faults.witness = getenv("HONE_CRASH_WITNESS");
     faults.broken = getenv("HONE_BREAK");
+    faults.injected = getenv("HONE_INJECT");
     faults.journal_fd = -1;
     if (journal != NULL)
         faults.journal_fd = open(journal, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
@@ -92,6 +93,23 @@ bool fault_breaks(const char *promise)
     size_t length = strlen(promise);
     while (list != NULL && *list != '\0') {
         if (strncmp(list, promise, length) == 0 && (list[length] == ',' || list[length] == '\0'))
+            return true;
+        list += strcspn(list, ",");
+        list += *list == ',';
+    }
+    return false;
+}
+
+bool fault_injected(const char *name, int64_t number)
+{
+    pthread_once(&once, read_environment);
+    const char *list = faults.injected;
+    size_t length = strlen(name);
+    while (list != NULL && *list != '\0') {
+        long long first, last;
+        if (strncmp(list, name, length) == 0 && list[length] == ':' &&
+            sscanf(list + length, ":%lld-%lld", &first, &last) == 2 && number >= first &&
+            number <= last)
             return true;
         list += strcspn(list, ",");
         list += *list == ',';

@@ -204,6 +204,15 @@ int sft_options_from(struct sft_options *options, const struct recipe *recipe,
     return 0;
 }
 
+static enum preference_kind preference_kind_from(enum recipe_dpo_loss loss)
+{
+    static const enum preference_kind kinds[] = {
+        [RECIPE_DPO_SIGMOID] = PREFERENCE_SIGMOID, [RECIPE_DPO_ROBUST] = PREFERENCE_ROBUST,
+        [RECIPE_DPO_HINGE] = PREFERENCE_HINGE,     [RECIPE_DPO_IPO] = PREFERENCE_IPO,
+        [RECIPE_DPO_SIMPO] = PREFERENCE_SIMPO,     [RECIPE_DPO_KTO] = PREFERENCE_KTO};
+    return kinds[loss];
+}
+
 int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
                      const char *model_directory, const char *stage_directory,
                      const char *log_directory, const char *recipe_hash)
@@ -230,6 +239,11 @@ int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
     options->keep_checkpoints = 2;
     options->loss.beta = (float)dpo->beta;
     options->loss.label_smoothing = (float)dpo->label_smoothing;
+    options->loss.kind = preference_kind_from(dpo->loss);
+    options->loss.summed = dpo->ipo_length == RECIPE_IPO_SUM;
+    options->loss.margin = (float)dpo->simpo_margin;
+    options->loss.desirable = (float)dpo->kto_desirable;
+    options->loss.undesirable = (float)dpo->kto_undesirable;
     trainer_from(&options->trainer, recipe, &dpo->optimizer, dpo->micro_batch_tokens,
                  dpo->max_length);
     options->trainer.checkpoint_layers =

@@ -5,13 +5,16 @@
 
 #include "dpo/pair_mining.h"
 #include "dpo/pair_rows.h"
+#include "dpo/reference_cache.h"
 #include "infra/base/error.h"
+#include "infra/base/file.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 #include "infra/train/training_run.h"
 
 /* REFERENCE -> (resume) -> TRAIN -> FINISHED. The reference pass comes first in every process,
- * while the trainer still holds the weights of model_directory. */
+ * while the trainer still holds the weights of model_directory, unless an earlier one wrote it down
+ * or the loss has none. */
 enum dpo_phase { DPO_REFERENCE, DPO_TRAIN, DPO_FINISHED };
 
 struct dpo_stage {
@@ -23,12 +26,32 @@ struct dpo_stage {
     struct training_run run;
     struct trainer *trainer; /* NULL when the stage was finished at create */
     enum dpo_phase phase;
-    int64_t reference_pairs;          /* done */
-    struct train_sequence *sequences; /* [2 * batch_pairs] */
-    float *logprobs;                  /* [2 * batch_pairs * max_length] of the reference pass */
-    float **logprob_rows;             /* [2 * batch_pairs] */
+    int64_t reference_pairs; /* done */
+    struct hash key;         /* of weights and pairs: what the reference's logprobs are of */
+    double *reference;       /* [pair_answers * pairs] */
+    struct train_sequence *sequences; /* [pair_answers * batch_pairs] */
+    float *logprobs;                  /* [pair_answers * batch_pairs * max_length], no gradient */
+    float **logprob_rows;             /* [pair_answers * batch_pairs] */
     struct dpo_progress progress;
 };
+
+/* Answers of a pair that the reference is asked about: with KTO a mismatched one too. */
+static int32_t pair_answers(const struct dpo_stage *stage)
+{
+    return stage->options.loss.kind == PREFERENCE_KTO ? 3 : 2;
+}
+
+static struct example *answer_of(struct preference_pair *pair, int32_t answer)
+{
+    return answer == 0 ? &pair->chosen : answer == 1 ? &pair->rejected : &pair->mismatch;
+}
+
+static struct preference_sequence *data_of(struct preference_pair *pair, int32_t answer)
+{
+    return answer == 0   ? &pair->chosen_data
+           : answer == 1 ? &pair->rejected_data
+                         : &pair->mismatch_data;
+}
 
 /* ---- create ---- */
 
@@ -73,6 +96,8 @@ static int load_pairs(struct dpo_stage *stage)
         if (verdict == PAIR_KEPT || stage->pairs.verdicts[verdict] > 0)
             log_info("dpo: %" PRId64 " pairs: %s", stage->pairs.verdicts[verdict],
                      pair_verdict_name((enum pair_verdict)verdict));
+    if (options->loss.kind == PREFERENCE_KTO)
+        preference_pairs_mismatch(&stage->pairs, options->max_length);
     int64_t longest = preference_pairs_longest(&stage->pairs);
     if (longest > options->trainer.micro_batch_tokens)
         return error_set(HONE_EINVAL,
@@ -112,14 +137,70 @@ static int create_trainer(struct dpo_stage *stage, const struct compute *compute
 
 static void plan_batches(struct dpo_stage *stage)
 {
-    size_t sequences = 2 * (size_t)stage->options.batch_pairs;
+    size_t sequences = (size_t)pair_answers(stage) * (size_t)stage->options.batch_pairs;
     size_t length = (size_t)stage->options.max_length;
 
+    stage->reference = MEMORY_ARRAY(double, pair_answers(stage) * stage->pairs.count);
     stage->sequences = MEMORY_ARRAY(struct train_sequence, sequences);
     stage->logprobs = MEMORY_ARRAY(float, sequences *length);
     stage->logprob_rows = MEMORY_ARRAY(float *, sequences);
     for (size_t i = 0; i < sequences; i++)
         stage->logprob_rows[i] = stage->logprobs + i * length;
+}
+
+/* ---- the reference ---- */
+
+static void make_key(struct dpo_stage *stage)
+{
+    struct hash_state state;
+    struct hash weights;
+    model_hash(trainer_model(stage->trainer), &weights);
+    hash_begin(&state);
+    hash_update(&state, &weights, sizeof weights);
+    for (int64_t i = 0; i < stage->pairs.count; i++)
+        for (int32_t answer = 0; answer < pair_answers(stage); answer++) {
+            const struct example *example = answer_of(&stage->pairs.items[i], answer);
+            hash_update(&state, &example->count, sizeof example->count);
+            hash_update(&state, example->tokens, (size_t)example->count * sizeof *example->tokens);
+            hash_update(&state, example->mask, (size_t)example->count);
+        }
+    hash_end(&state, &stage->key);
+}
+
+static const char *cache_path(const struct dpo_stage *stage, char *buffer, size_t capacity)
+{
+    return path_join(buffer, capacity, stage->options.stage_directory, "reference.logprobs");
+}
+
+static void use_reference(struct dpo_stage *stage)
+{
+    int32_t answers = pair_answers(stage);
+    for (int64_t i = 0; i < answers * stage->pairs.count; i++)
+        data_of(&stage->pairs.items[i / answers], (int32_t)(i % answers))->reference_logprob =
+            stage->reference[i];
+    stage->reference_pairs = stage->pairs.count;
+}
+
+static int begin_training(struct dpo_stage *stage)
+{
+    bool resumed;
+    stage->phase = DPO_TRAIN;
+    return training_run_resume(&stage->run, stage->trainer, &resumed);
+}
+
+/* Where no reference is needed, or an earlier process has written it down, training begins at once.
+ */
+static int find_reference(struct dpo_stage *stage)
+{
+    char path[HONE_PATH_MAX];
+    if (!preference_needs_reference(stage->options.loss.kind))
+        return begin_training(stage);
+    int found = reference_cache_read(cache_path(stage, path, sizeof path), &stage->key,
+                                     stage->reference, pair_answers(stage) * stage->pairs.count);
+    if (found == 0)
+        return 0;
+    use_reference(stage);
+    return begin_training(stage);
 }
 
 static void fill_progress(struct dpo_stage *stage)
@@ -166,7 +247,8 @@ static int create(struct dpo_stage *stage, const struct compute *compute)
         (rc = create_trainer(stage, compute)) < 0)
         return rc;
     plan_batches(stage);
-    return 0;
+    make_key(stage);
+    return find_reference(stage);
 }
 
 int dpo_stage_create(struct dpo_stage **stage, const struct dpo_options *options,
@@ -194,6 +276,7 @@ void dpo_stage_destroy(struct dpo_stage *stage)
     trainer_free(stage->trainer);
     training_run_release(&stage->run);
     preference_pairs_release(&stage->pairs);
+    memory_free(stage->reference);
     memory_free(stage->sequences);
     memory_free(stage->logprobs);
     memory_free(stage->logprob_rows);
@@ -212,22 +295,26 @@ static void set_sequence(struct train_sequence *sequence, const struct example *
                                         .user = data};
 }
 
-/* Pairs order[begin .. end) (order NULL: pairs begin .. end - 1) as sequences; returns their
- * tokens. */
+/* Answers [first, first + count) of pairs order[begin .. end) (order NULL: pairs begin .. end - 1)
+ * as sequences; returns their tokens. */
 static int64_t fill_batch(struct dpo_stage *stage, const int64_t *order, int64_t begin, int64_t end,
-                          struct train_batch *batch)
+                          int32_t first, int32_t count, struct train_batch *batch)
 {
     int64_t tokens = 0;
 
     for (int64_t i = begin; i < end; i++) {
         struct preference_pair *pair = &stage->pairs.items[order != NULL ? order[i] : i];
-        struct train_sequence *sequence = &stage->sequences[2 * (i - begin)];
-        set_sequence(&sequence[0], &pair->chosen, &pair->chosen_data, i - begin);
-        set_sequence(&sequence[1], &pair->rejected, &pair->rejected_data, i - begin);
-        tokens += (int64_t)pair->chosen.count + pair->rejected.count;
+        for (int32_t k = 0; k < count; k++) {
+            const struct example *example = answer_of(pair, first + k);
+            set_sequence(&stage->sequences[count * (i - begin) + k], example,
+                         data_of(pair, first + k),
+                         count == 2 ? i - begin : count * (i - begin) + k);
+            tokens += example->count;
+        }
     }
-    *batch = (struct train_batch){
-        .sequences = stage->sequences, .count = (int32_t)(2 * (end - begin)), .temperature = 1.0f};
+    *batch = (struct train_batch){.sequences = stage->sequences,
+                                  .count = (int32_t)(count * (end - begin)),
+                                  .temperature = 1.0f};
     return tokens;
 }
 
@@ -244,24 +331,50 @@ static double sum_trained(const struct train_sequence *sequence, const float *lo
 
 static int reference_step(struct dpo_stage *stage)
 {
+    char path[HONE_PATH_MAX];
     struct train_batch batch;
+    int32_t answers = pair_answers(stage);
     int64_t begin = stage->reference_pairs;
     int64_t end = end_of_batch(stage, NULL, stage->pairs.count, begin);
-    bool resumed;
 
-    fill_batch(stage, NULL, begin, end, &batch);
+    fill_batch(stage, NULL, begin, end, 0, answers, &batch);
     int rc = trainer_logprobs(stage->trainer, &batch, stage->logprob_rows, NULL);
     if (rc < 0)
         return rc;
-    for (int32_t s = 0; s < batch.count; s++) {
-        struct preference_sequence *data = batch.sequences[s].user;
-        data->reference_logprob = sum_trained(&batch.sequences[s], stage->logprob_rows[s]);
-    }
+    for (int32_t s = 0; s < batch.count; s++)
+        stage->reference[answers * begin + s] =
+            sum_trained(&batch.sequences[s], stage->logprob_rows[s]);
     stage->reference_pairs = end;
     if (end < stage->pairs.count)
         return 0;
-    stage->phase = DPO_TRAIN;
-    return training_run_resume(&stage->run, stage->trainer, &resumed);
+    use_reference(stage);
+    if ((rc = file_make_directories(stage->options.stage_directory)) < 0)
+        return rc;
+    rc = reference_cache_write(cache_path(stage, path, sizeof path), &stage->key, stage->reference,
+                               answers * stage->pairs.count);
+    return rc < 0 ? rc : begin_training(stage);
+}
+
+/* KTO's z under the weights before the step, from the answers to prompts that are not theirs. */
+static int estimate_kl(struct dpo_stage *stage, const int64_t *order, int64_t end, double *kl)
+{
+    struct train_batch batch;
+    int64_t begin = stage->run.state.position;
+    double policy = 0.0;
+    double reference = 0.0;
+
+    *kl = 0.0;
+    if (stage->options.loss.kind != PREFERENCE_KTO)
+        return 0;
+    fill_batch(stage, order, begin, end, 2, 1, &batch);
+    int rc = trainer_logprobs(stage->trainer, &batch, stage->logprob_rows, NULL);
+    for (int32_t s = 0; rc == 0 && s < batch.count; s++) {
+        const struct preference_sequence *data = batch.sequences[s].user;
+        policy += sum_trained(&batch.sequences[s], stage->logprob_rows[s]) / batch.count;
+        reference += data->reference_logprob / batch.count;
+    }
+    *kl = preference_kl(1, &policy, &reference);
+    return rc;
 }
 
 static int write_metrics(struct dpo_stage *stage, double tokens_per_second)
@@ -276,6 +389,8 @@ static int write_metrics(struct dpo_stage *stage, double tokens_per_second)
     metrics_add(stage->metrics, "rewards/rejected", progress->rejected_reward);
     metrics_add(stage->metrics, "rewards/margins", progress->margin);
     metrics_add(stage->metrics, "rewards/accuracies", progress->accuracy);
+    metrics_add(stage->metrics, "logps/chosen", progress->chosen_logprob);
+    metrics_add(stage->metrics, "logps/rejected", progress->rejected_logprob);
     metrics_add(stage->metrics, "tokens_per_second", tokens_per_second);
     metrics_add(stage->metrics, "epoch", (double)stage->run.state.epoch);
     return metrics_end(stage->metrics);
@@ -292,6 +407,8 @@ static void take_statistics(struct dpo_progress *progress, const struct step_rep
     progress->rejected_reward = stats->rejected_reward / pairs;
     progress->margin = stats->margin / pairs;
     progress->accuracy = (double)stats->correct / pairs;
+    progress->chosen_logprob = stats->chosen_logprob / pairs;
+    progress->rejected_logprob = stats->rejected_logprob / pairs;
 }
 
 static int train_step(struct dpo_stage *stage)
@@ -304,9 +421,12 @@ static int train_step(struct dpo_stage *stage)
 
     const int64_t *order = training_run_order(run);
     int64_t end = end_of_batch(stage, order, run->rows, run->state.position);
-    int64_t tokens = fill_batch(stage, order, run->state.position, end, &batch);
+    int rc = estimate_kl(stage, order, end, &loss.kl);
+    if (rc < 0)
+        return rc;
+    int64_t tokens = fill_batch(stage, order, run->state.position, end, 0, 2, &batch);
     preference_loss_begin(&loss, &batch);
-    int rc = trainer_step(stage->trainer, &batch, preference_loss_function, &loss, &report);
+    rc = trainer_step(stage->trainer, &batch, preference_loss_function, &loss, &report);
     if (rc < 0)
         return rc;
     double seconds = (double)(clock_now_ns(stage->clock) - start_ns) * 1e-9;

@@ -1,8 +1,8 @@
 /* Direct preference optimisation: pairs (from a file or mined from the RL log) -> reference
- * logprobs, computed once before the first step from the weights in model_directory (after a resume
- * too) -> trainer steps. One process; ticked: one batch of reference logprobs or one optimiser step
- * a tick. Resumable bit for bit. RUN/dpo/final marks the end: a stage created on it is finished at
- * once. The options' strings must outlive the stage. */
+ * logprobs, computed once before the first step from the weights in model_directory and kept in
+ * RUN/dpo/reference.logprobs -> trainer steps. One process; ticked: one batch of reference logprobs
+ * or one optimiser step a tick. Resumable bit for bit. RUN/dpo/final marks the end: a stage created
+ * on it is finished at once. The options' strings must outlive the stage. */
 #ifndef HONE_DPO_DPO_STAGE_H
 #define HONE_DPO_DPO_STAGE_H
 
@@ -38,6 +38,7 @@ struct dpo_progress {
     int64_t tokens;          /* of both answers of all pairs so far */
     /* of the latest step; rewards are means of beta * (policy - reference) */
     double loss, accuracy, margin, chosen_reward, rejected_reward, learning_rate, gradient_norm;
+    double chosen_logprob, rejected_logprob; /* means of the policy's sums */
     bool finished;
 };
 

@@ -17,6 +17,7 @@ void preference_pairs_release(struct preference_pairs *pairs)
     for (int64_t i = 0; i < pairs->count; i++) {
         example_release(&pairs->items[i].chosen);
         example_release(&pairs->items[i].rejected);
+        example_release(&pairs->items[i].mismatch);
     }
     memory_free(pairs->items);
     memset(pairs, 0, sizeof *pairs);
@@ -97,6 +98,34 @@ int64_t preference_pairs_longest(const struct preference_pairs *pairs)
         longest = tokens > longest ? tokens : longest;
     }
     return longest;
+}
+
+/* Tokens before the first that is trained. */
+static int32_t prompt_tokens(const struct example *example)
+{
+    int32_t tokens = 1;
+    while (tokens < example->count && example->mask[tokens] == 0)
+        tokens++;
+    return tokens;
+}
+
+void preference_pairs_mismatch(struct preference_pairs *pairs, int32_t max_length)
+{
+    for (int64_t i = 0; i < pairs->count; i++) {
+        struct preference_pair *pair = &pairs->items[i];
+        const struct example *other = &pairs->items[(i + 1) % pairs->count].chosen;
+        int32_t prompt = prompt_tokens(&pair->chosen), skipped = prompt_tokens(other);
+        int32_t count = prompt + other->count - skipped;
+        int32_t *tokens = MEMORY_ARRAY(int32_t, count);
+        uint8_t *mask = MEMORY_ARRAY(uint8_t, count);
+        memcpy(tokens, pair->chosen.tokens, (size_t)prompt * sizeof *tokens);
+        memcpy(tokens + prompt, other->tokens + skipped, (size_t)(count - prompt) * sizeof *tokens);
+        memcpy(mask + prompt, other->mask + skipped, (size_t)(count - prompt));
+        example_release(&pair->mismatch);
+        example_from_tokens(&pair->mismatch, tokens, mask, count < max_length ? count : max_length);
+        memory_free(tokens);
+        memory_free(mask);
+    }
 }
 
 const char *pair_verdict_name(enum pair_verdict verdict)

@@ -9,6 +9,9 @@
 struct preference_pair {
     struct example chosen, rejected;
     struct preference_sequence chosen_data, rejected_data;
+    /* The prompt with the next pair's chosen answer, after preference_pairs_mismatch. */
+    struct example mismatch;
+    struct preference_sequence mismatch_data;
 };
 
 enum pair_verdict {
@@ -46,6 +49,9 @@ void preference_pairs_drop(struct preference_pairs *pairs, enum pair_verdict ver
 int64_t preference_pairs_dropped(const struct preference_pairs *pairs);
 /* Tokens of the largest pair, both answers. */
 int64_t preference_pairs_longest(const struct preference_pairs *pairs);
+/* Gives every pair an answer that is not to its prompt, cut at max_length: what the KL estimate of
+ * KTO is taken from. The order of the pairs alone decides which. */
+void preference_pairs_mismatch(struct preference_pairs *pairs, int32_t max_length);
 const char *pair_verdict_name(enum pair_verdict verdict);
 
 #endif

@@ -216,6 +216,11 @@ static void check_dpo(const struct check *check)
     const struct dpo_settings *dpo = &check->recipe->dpo;
     check_optimizer(check, "dpo", &dpo->optimizer);
     check_lora(check, "dpo", &dpo->lora);
+    bool smooths = dpo->loss == RECIPE_DPO_SIGMOID || dpo->loss == RECIPE_DPO_ROBUST;
+    if (dpo->label_smoothing > 0 && !smooths)
+        fail(check, "dpo.label_smoothing", "is part of loss: sigmoid or robust");
+    if (dpo->label_smoothing >= 0.5 && dpo->loss == RECIPE_DPO_ROBUST)
+        fail(check, "dpo.label_smoothing", "must be below 0.5 with loss: robust");
     if (dpo->source == RECIPE_PAIRS_FILE && dpo->data.path.count == 0)
         fail(check, "dpo.data.path", "no data files given (or dpo.source: rl_log)");
     if (dpo->source == RECIPE_PAIRS_RL_LOG && dpo->data.path.count > 0)

@@ -261,11 +261,25 @@ struct reward_settings {
     int64_t max_retries;
 };
 
+enum recipe_dpo_loss {
+    RECIPE_DPO_SIGMOID,
+    RECIPE_DPO_ROBUST,
+    RECIPE_DPO_HINGE,
+    RECIPE_DPO_IPO,
+    RECIPE_DPO_SIMPO,
+    RECIPE_DPO_KTO
+};
+enum recipe_ipo_length { RECIPE_IPO_MEAN, RECIPE_IPO_SUM };
+
 struct dpo_settings {
     struct data_settings data;
+    enum recipe_dpo_loss loss;
     enum recipe_pairs_source source;
     double beta;
-    double label_smoothing;
+    double label_smoothing; /* sigmoid, robust */
+    enum recipe_ipo_length ipo_length;
+    double simpo_margin;
+    double kto_desirable, kto_undesirable;
     int64_t epochs;
     int64_t max_steps;       /* 0: no limit but epochs */
     int64_t pairs_max;       /* 0: all */

@@ -56,6 +56,9 @@ static const char *const off_policy_names[] = {
     "none",           NULL};
 static const char *const kl_names[] = {"k1", "k2", "k3", "k3_straight_through", NULL};
 static const char *const kl_reference_names[] = {"start", "base", NULL};
+static const char *const dpo_loss_names[] = {"sigmoid", "robust", "hinge", "ipo",
+                                             "simpo",   "kto",    NULL};
+static const char *const ipo_length_names[] = {"mean", "sum", NULL};
 static const char *const pairs_source_names[] = {"file", "rl_log", NULL};
 static const char *const activation_names[] = {"none", "layer", NULL};
 static const char *const transport_names[] = {"auto", "shared_memory", "chunks", NULL};
@@ -449,10 +452,22 @@ static const struct config_field dpo_fields[] = {
     TABLE("data", dpo_settings, data, dpo_data_fields, "Preference pairs, with source: file."),
     ENUM("source", dpo_settings, source, "rl_log", pairs_source_names,
          "Where pairs come from: data.path, or the trajectories that the RL stage logged"),
+    ENUM("loss", dpo_settings, loss, "sigmoid", dpo_loss_names,
+         "DPO's own (sigmoid), robust DPO, SLiC's hinge, IPO, SimPO (no reference), or KTO"),
     FLOAT("beta", dpo_settings, beta, "0.1", 1e-4, 100, NULL,
           "Strength of the pull towards the reference model"),
     FLOAT("label_smoothing", dpo_settings, label_smoothing, "0", 0, 0.5, NULL,
           "Share of pairs taken to be labelled the wrong way round"),
+    ENUM("ipo_length", dpo_settings, ipo_length, "mean", ipo_length_names,
+         "Of loss: ipo: log ratios per token of the answer, as TRL takes them, or summed, as the "
+         "paper and OpenRLHF do"),
+    FLOAT("simpo_margin", dpo_settings, simpo_margin, "0.5", 0, 100, NULL,
+          "Of loss: simpo: by how much the chosen answer should be ahead; its beta is 2 to 2.5 in "
+          "the paper"),
+    FLOAT("kto_desirable", dpo_settings, kto_desirable, "1", 0, 100, NULL,
+          "Of loss: kto: weight of the chosen answers"),
+    FLOAT("kto_undesirable", dpo_settings, kto_undesirable, "1", 0, 100, NULL,
+          "Of loss: kto: weight of the rejected answers"),
     INT("epochs", dpo_settings, epochs, "1", 1, 1000000, NULL, "Passes over the pairs"),
     INT("max_steps", dpo_settings, max_steps, "0", 0, STEPS_MAX, "steps",
         "Optimizer steps after which the stage ends; 0 leaves it to epochs"),

@@ -116,11 +116,26 @@ static void starts_at_ln_2_and_learns(void **state)
     bench_close(&bench);
 }
 
+/* What is on the disk of the reference's logprobs gets another byte, or another length. */
+static void spoil_cache(const char *directory, bool cut)
+{
+    char path[HONE_PATH_MAX], *data;
+    size_t bytes;
+    path_join(path, sizeof path, directory, "reference.logprobs");
+    assert_ok(file_read(path, 1 << 20, &data, &bytes));
+    data[bytes / 2] ^= 1;
+    assert_ok(file_write_atomic(path, data, cut ? bytes / 3 : bytes));
+    memory_free(data);
+}
+
 static void resumed_equals_uninterrupted(void **state)
 {
     (void)state;
-    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16};
-    for (int d = 0; d < 2; d++) {
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_BF16, DTYPE_BF16};
+    static const enum preference_kind kinds[] = {PREFERENCE_SIGMOID, PREFERENCE_SIGMOID,
+                                                 PREFERENCE_KTO, PREFERENCE_SIMPO};
+    static const int ticks[] = {3, 4, 2}; /* until it is killed */
+    for (int d = 0; d < 4; d++) {
         struct bench bench;
         struct dpo_progress whole, pieces;
         char other[HONE_PATH_MAX];
@@ -128,6 +143,8 @@ static void resumed_equals_uninterrupted(void **state)
         bench_open(&bench, dtypes[d]);
         bench.options.batch_pairs = 4; /* the epoch's last batch has 2 */
         bench.options.trainer.micro_batch_tokens = 44;
+        bench.options.loss = (struct preference_options){
+            .kind = kinds[d], .beta = 0.2f, .desirable = 1.0f, .undesirable = 1.5f};
         struct dpo_stage *stage = open_stage(&bench, NULL);
         whole = run_to_end(stage);
         dpo_stage_destroy(stage);
@@ -136,12 +153,19 @@ static void resumed_equals_uninterrupted(void **state)
         path_join(other, sizeof other, bench.root, "again");
         bench.options.stage_directory = other;
         bench.options.save_steps = 2;
-        for (int kill_after = 3; kill_after <= 5; kill_after++) {
+        bool reference = preference_needs_reference(kinds[d]);
+        for (int life = 0; life < 3; life++) {
             stage = open_stage(&bench, NULL);
-            for (int i = 0; i < kill_after; i++)
+            for (int i = 0; i < ticks[life] - (life == 2 && !reference); i++) {
                 assert_ok(dpo_stage_tick(stage, &pieces));
+                /* The second life reads what the first wrote down: every tick of it trains. */
+                if (life == 1)
+                    assert_int_equal(pieces.step, (reference ? 0 : 2) + i + 1);
+            }
             dpo_stage_destroy(stage);
         }
+        if (reference)
+            spoil_cache(other, d % 2 == 0);
         assert_true(pieces.step > 4);
         stage = open_stage(&bench, NULL);
         pieces = run_to_end(stage);

@@ -13,25 +13,110 @@ static double log_sigmoid(double x)
     return -log(1.0 + exp(-x));
 }
 
+/* Answers of 4 and 2 tokens; the slope is that of h. */
+static double pair_loss(const struct preference_options *options, double chosen, double rejected,
+                        double reference_chosen, double reference_rejected, double *slope)
+{
+    const struct preference_terms terms = {.chosen = chosen,
+                                           .rejected = rejected,
+                                           .reference_chosen = reference_chosen,
+                                           .reference_rejected = reference_rejected,
+                                           .chosen_tokens = 4,
+                                           .rejected_tokens = 2,
+                                           .kl = 0.7};
+    struct preference_result result;
+    preference_pair_loss(options, &terms, &result);
+    *slope = result.d_chosen / (double)options->beta;
+    return result.loss;
+}
+
 static void pair_by_hand(void **state)
 {
     (void)state;
     struct preference_options options = {.beta = 0.5f};
     double slope;
     /* h = 0.5 ((-2 + 3) - (-4 + 1)) = 2 */
-    assert_near(preference_pair_loss(&options, -2, -4, -3, -1, &slope), -log_sigmoid(2.0), 1e-12);
+    assert_near(pair_loss(&options, -2, -4, -3, -1, &slope), -log_sigmoid(2.0), 1e-12);
     assert_near(slope, 1.0 / (1.0 + exp(-2.0)) - 1.0, 1e-12);
     /* The reference itself: ln 2, slope -1/2. */
-    assert_near(preference_pair_loss(&options, -7, -9, -7, -9, &slope), log(2.0), 1e-15);
+    assert_near(pair_loss(&options, -7, -9, -7, -9, &slope), log(2.0), 1e-15);
     assert_near(slope, -0.5, 1e-15);
     options.label_smoothing = 0.1f;
     double eps = (double)options.label_smoothing;
-    assert_near(preference_pair_loss(&options, -2, -4, -3, -1, &slope),
+    assert_near(pair_loss(&options, -2, -4, -3, -1, &slope),
                 -(1.0 - eps) * log_sigmoid(2.0) - eps * log_sigmoid(-2.0), 1e-12);
     /* Smoothed, the loss is least where sigmoid(h) = 1 - eps. */
     double best = log((1.0 - eps) / eps) / 0.5;
-    preference_pair_loss(&options, best, 0, 0, 0, &slope);
+    pair_loss(&options, best, 0, 0, 0, &slope);
     assert_near(slope, 0.0, 1e-12);
+}
+
+/* x of the chosen answer 1, of the rejected one -3; beta 0.5, so h is 2. */
+static void other_losses_by_hand(void **state)
+{
+    (void)state;
+    struct preference_options options = {.beta = 0.5f, .kind = PREFERENCE_HINGE};
+    double slope;
+    assert_near(pair_loss(&options, -2, -4, -3, -1, &slope), 0.0, 0.0);
+    assert_near(slope, 0.0, 0.0);
+    assert_near(pair_loss(&options, -4, -1, -3, -1, &slope), 1.5, 1e-12); /* h -0.5 */
+    assert_near(slope, -1.0, 1e-12);
+    options.kind = PREFERENCE_ROBUST;
+    options.label_smoothing = 0.25f;
+    assert_near(pair_loss(&options, -2, -4, -3, -1, &slope),
+                (-0.75 * log_sigmoid(2.0) + 0.25 * log_sigmoid(-2.0)) / 0.5, 1e-12);
+    options.kind = PREFERENCE_IPO; /* 1/4 + 3/2 - 1 */
+    assert_near(pair_loss(&options, -2, -4, -3, -1, &slope), 0.75 * 0.75, 1e-12);
+    options.summed = true; /* 4 - 1 */
+    assert_near(pair_loss(&options, -2, -4, -3, -1, &slope), 9.0, 1e-12);
+    options.kind = PREFERENCE_SIMPO; /* 0.5 (-0.5 + 2) - 0.25 */
+    options.margin = 0.25f;
+    assert_near(pair_loss(&options, -2, -4, -30, 10, &slope), -log_sigmoid(0.5), 1e-12);
+    options.kind = PREFERENCE_KTO;
+    options.desirable = 3.0f;
+    options.undesirable = 5.0f;
+    double good = 1.0 / (1.0 + exp(-0.5 * 0.3)), bad = 1.0 / (1.0 + exp(-0.5 * 3.7));
+    assert_near(pair_loss(&options, -2, -4, -3, -1, &slope), 1.5 * (1.0 - good) + 2.5 * (1.0 - bad),
+                1e-12);
+    const double policy[] = {-1.0, -3.0}, reference[] = {-2.0, -2.5};
+    assert_near(preference_kl(2, policy, reference), 0.25, 1e-15);
+    assert_near(preference_kl(2, reference, policy), 0.0, 0.0); /* never negative */
+    assert_false(preference_needs_reference(PREFERENCE_SIMPO));
+}
+
+/* Both derivatives of every loss. */
+static void every_slope_matches_finite_differences(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 12 * 8; i++) {
+        struct preference_options options = {.kind = (enum preference_kind)(i % 6),
+                                             .beta = 0.3f,
+                                             .label_smoothing = 0.2f,
+                                             .summed = i / 6 % 2 != 0,
+                                             .margin = 0.4f,
+                                             .desirable = 1.5f,
+                                             .undesirable = 0.5f};
+        struct preference_terms terms = {.chosen = -10.0 + 0.37 * i,
+                                         .rejected = -6.0 - 0.11 * i,
+                                         .reference_chosen = -8.0,
+                                         .reference_rejected = -7.0,
+                                         .chosen_tokens = 5,
+                                         .rejected_tokens = 3,
+                                         .kl = 0.6};
+        struct preference_result at, up, down;
+        const double step = 1e-5;
+        preference_pair_loss(&options, &terms, &at);
+        for (int side = 0; side < 2; side++) {
+            double *moved = side ? &terms.rejected : &terms.chosen, middle = *moved;
+            *moved = middle + step;
+            preference_pair_loss(&options, &terms, &up);
+            *moved = middle - step;
+            preference_pair_loss(&options, &terms, &down);
+            *moved = middle;
+            assert_near(side ? at.d_rejected : at.d_chosen, (up.loss - down.loss) / (2.0 * step),
+                        1e-6);
+        }
+    }
 }
 
 static void extreme_margins_stay_finite(void **state)
@@ -39,9 +124,9 @@ static void extreme_margins_stay_finite(void **state)
     (void)state;
     struct preference_options options = {.beta = 1.0f};
     double slope;
-    assert_near(preference_pair_loss(&options, -1e4, 0, 0, 0, &slope), 1e4, 1e-6);
+    assert_near(pair_loss(&options, -1e4, 0, 0, 0, &slope), 1e4, 1e-6);
     assert_near(slope, -1.0, 1e-12);
-    assert_near(preference_pair_loss(&options, 0, -1e4, 0, 0, &slope), 0.0, 1e-12);
+    assert_near(pair_loss(&options, 0, -1e4, 0, 0, &slope), 0.0, 1e-12);
     assert_near(slope, 0.0, 1e-12);
 }
 
@@ -52,9 +137,9 @@ static void slope_matches_finite_differences(void **state)
         struct preference_options options = {.beta = 0.3f, .label_smoothing = i % 3 ? 0.0f : 0.2f};
         double beta = (double)options.beta, step = 1e-5, slope, unused;
         double chosen = -10.0 + i, rejected = -6.0;
-        preference_pair_loss(&options, chosen, rejected, -8, -7, &slope);
-        double up = preference_pair_loss(&options, chosen + step, rejected, -8, -7, &unused);
-        double down = preference_pair_loss(&options, chosen - step, rejected, -8, -7, &unused);
+        pair_loss(&options, chosen, rejected, -8, -7, &slope);
+        double up = pair_loss(&options, chosen + step, rejected, -8, -7, &unused);
+        double down = pair_loss(&options, chosen - step, rejected, -8, -7, &unused);
         assert_near(slope * beta, (up - down) / (2.0 * step), 1e-8);
     }
 }
@@ -220,6 +305,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pair_by_hand),
+        cmocka_unit_test(other_losses_by_hand),
+        cmocka_unit_test(every_slope_matches_finite_differences),
         cmocka_unit_test(extreme_margins_stay_finite),
         cmocka_unit_test(slope_matches_finite_differences),
         cmocka_unit_test(stream_derivatives_match_finite_differences),

@@ -30,21 +30,31 @@ static double input(const json_t *vector, const char *key, size_t index)
     return json_number_value(value);
 }
 
-static void sigmoid_loss(void **state)
+static void check_pairs(const char *name, const char *beta, enum preference_kind kind)
 {
-    (void)state;
-    const json_t *vector = vector_of("dpo_sigmoid_beta0.1");
+    const json_t *vector = vector_of(name);
     const json_t *published = json_object_get(vector, "published");
     double tolerance = json_number_value(json_object_get(vector, "tol"));
-    struct preference_options options = {.beta = (float)input(vector, "beta", 0)};
+    struct preference_options options = {.kind = kind, .beta = (float)input(vector, beta, 0)};
     assert_int_equal(json_array_size(published), 3);
     for (size_t i = 0; i < 3; i++) {
-        double slope;
-        double loss = preference_pair_loss(
-            &options, input(vector, "policy_chosen", i), input(vector, "policy_rejected", i),
-            input(vector, "ref_chosen", i), input(vector, "ref_rejected", i), &slope);
-        assert_true(fabs(loss - json_number_value(json_array_get(published, i))) < tolerance);
+        struct preference_result result;
+        const struct preference_terms terms = {.chosen = input(vector, "policy_chosen", i),
+                                               .rejected = input(vector, "policy_rejected", i),
+                                               .reference_chosen = input(vector, "ref_chosen", i),
+                                               .reference_rejected =
+                                                   input(vector, "ref_rejected", i)};
+        preference_pair_loss(&options, &terms, &result);
+        assert_true(fabs(result.loss - json_number_value(json_array_get(published, i))) <
+                    tolerance);
     }
+}
+
+static void losses_of_pairs(void **state)
+{
+    (void)state;
+    check_pairs("dpo_sigmoid_beta0.1", "beta", PREFERENCE_SIGMOID);
+    check_pairs("dpo_hinge_gamma0.1", "gamma", PREFERENCE_HINGE);
 }
 
 /* Uniform logits of the policy and of the reference. Upstream adds the SFT loss summed over the
@@ -81,7 +91,7 @@ static void with_sft_term(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(sigmoid_loss),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(losses_of_pairs),
                                        cmocka_unit_test(with_sft_term)};
     json_error_t error;
     if (argc < 2 || !file_exists(argv[1])) {

@@ -171,6 +171,15 @@ int sft_options_from(struct sft_options *options, const struct recipe *recipe,
     options->trainer.checkpoint_layers =
         sft->activation_checkpointing == RECIPE_ACTIVATIONS_BY_LAYER;
     lora_options_from(&options->trainer.lora, recipe, &sft->lora);
+    static const enum prune_method methods[] = {[RECIPE_PRUNE_NONE] = PRUNE_NONE,
+                                                [RECIPE_PRUNE_LOSS] = PRUNE_LOSS,
+                                                [RECIPE_PRUNE_RANDOM] = PRUNE_RANDOM};
+    options->prune =
+        (struct prune_options){.method = methods[sft->prune.method],
+                               .judge = *sft->prune.judge != '\0' ? sft->prune.judge : NULL,
+                               .drop_share = sft->prune.drop_share,
+                               .min_rows = sft->prune.min_rows,
+                               .seed = (uint64_t)recipe->seed};
     const struct init_settings *init = &recipe->model.init;
     if (init->method == RECIPE_INIT_NONE)
         return 0;

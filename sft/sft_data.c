@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "infra/base/error.h"
+#include "infra/base/memory.h"
 
 static int read_conversation(struct example *example, const struct dataset_row *row,
                              const struct tokenizer *tokenizer, enum chat_layout layout)
@@ -54,9 +55,28 @@ static int read_row(struct example_list *list, const struct dataset_row *row,
     return rc;
 }
 
+void sft_origins_release(struct sft_origins *origins)
+{
+    memory_free(origins->rows);
+    memset(origins, 0, sizeof *origins);
+}
+
+static void note_origin(struct sft_origins *origins, int64_t row, int64_t count)
+{
+    for (; origins->count < count; origins->count++) {
+        if (origins->count == origins->capacity) {
+            int64_t capacity = origins->capacity > 0 ? 2 * origins->capacity : 1024;
+            origins->rows = memory_resize(origins->rows, (size_t)origins->capacity,
+                                          (size_t)capacity, sizeof *origins->rows);
+            origins->capacity = capacity;
+        }
+        origins->rows[origins->count] = row;
+    }
+}
+
 int sft_data_read(struct example_list *list, const struct dataset *dataset,
                   const struct tokenizer *tokenizer, const struct sft_data_options *options,
-                  struct sft_data_counts *counts)
+                  struct sft_data_counts *counts, struct sft_origins *origins)
 {
     memset(counts, 0, sizeof *counts);
     for (int64_t i = 0; i < dataset_count(dataset); i++) {
@@ -64,6 +84,8 @@ int sft_data_read(struct example_list *list, const struct dataset *dataset,
         counts->rows++;
         if (read_row(list, row, tokenizer, options, counts) < 0)
             return error_prefix("%s:%" PRId64, dataset_path(dataset, row->source), row->line);
+        if (origins)
+            note_origin(origins, i, list->count);
     }
     return 0;
 }

@@ -19,10 +19,17 @@ struct sft_data_counts {
     int64_t dropped_empty; /* nothing in them is trained */
 };
 
-/* Appends to list. A row that has neither text, nor turns, nor a completion is HONE_EFORMAT with
- * its file and line. */
+/* The dataset's row that each example came from. */
+struct sft_origins {
+    int64_t *rows; /* [count] */
+    int64_t count, capacity;
+};
+void sft_origins_release(struct sft_origins *origins);
+
+/* Appends to list, and to origins (NULL: not wanted). A row that has neither text, nor turns, nor a
+ * completion is HONE_EFORMAT with its file and line. */
 int sft_data_read(struct example_list *list, const struct dataset *dataset,
                   const struct tokenizer *tokenizer, const struct sft_data_options *options,
-                  struct sft_data_counts *counts);
+                  struct sft_data_counts *counts, struct sft_origins *origins);
 
 #endif

@@ -12,12 +12,18 @@
 #include "sft/nll_loss.h"
 #include "sft/sft_data.h"
 
+/* SCORE (with pruning, without a manifest) -> TRAIN -> FINISHED. */
+enum sft_phase { SFT_SCORE, SFT_TRAIN, SFT_FINISHED };
+
+#define SCORE_SEQUENCES 64 /* a tick */
+
 struct sft_stage {
     struct sft_options options;
     struct clock *clock;
     struct metrics *metrics;
     struct model_config config;
     char base_directory[HONE_PATH_MAX]; /* what checkpoints take config keys and tokenizer from */
+    struct compute compute;
     struct example_list examples;
     struct sft_data_counts counts;
     struct training_run run;
@@ -25,7 +31,16 @@ struct sft_stage {
     struct train_sequence *sequences; /* [sequence_capacity] of one step */
     int64_t sequence_capacity;
     struct sft_progress progress;
-    bool finished;
+    enum sft_phase phase;
+
+    /* while rows are pruned */
+    struct dataset *dataset;
+    struct sft_origins origins;
+    struct prune_row *rows; /* [examples] */
+    struct trainer *judge;  /* NULL unless they are scored */
+    struct prune_identity identity;
+    float *logprobs; /* [max_length] rows of a batch of scores */
+    float **logprob_rows;
 };
 
 /* ---- create ---- */
@@ -64,15 +79,15 @@ static int load_examples(struct sft_stage *stage)
 {
     const struct sft_options *options = &stage->options;
     struct tokenizer *tokenizer = NULL;
-    struct dataset *dataset = NULL;
 
     int rc = tokenizer_load(&tokenizer, options->model_directory);
-    if (rc < 0 || (rc = dataset_load(&dataset, &options->data)) < 0)
+    if (rc < 0 || (rc = dataset_load(&stage->dataset, &options->data)) < 0)
         goto out;
     struct sft_data_options data = {.layout = options->layout,
                                     .eos_id = example_eos(tokenizer, &stage->config),
                                     .max_length = options->max_length};
-    rc = sft_data_read(&stage->examples, dataset, tokenizer, &data, &stage->counts);
+    rc = sft_data_read(&stage->examples, stage->dataset, tokenizer, &data, &stage->counts,
+                       &stage->origins);
     if (rc < 0)
         goto out;
     log_info("sft: %" PRId64 " rows, %" PRId64 " sequences; dropped: %" PRId64
@@ -80,7 +95,6 @@ static int load_examples(struct sft_stage *stage)
              stage->counts.rows, stage->examples.count, stage->counts.dropped_long,
              options->max_length, stage->counts.dropped_empty);
 out:
-    dataset_free(dataset);
     tokenizer_free(tokenizer);
     return rc;
 }
@@ -123,15 +137,147 @@ static void fill_progress(struct sft_stage *stage)
 {
     struct sft_progress *progress = &stage->progress;
     progress->step = stage->run.state.step;
-    progress->total_steps = stage->finished ? stage->run.state.step : stage->run.total_steps;
+    progress->total_steps =
+        stage->phase == SFT_FINISHED ? stage->run.state.step : stage->run.total_steps;
     progress->epoch = stage->run.state.epoch;
     progress->tokens = stage->run.state.tokens;
     progress->rows = stage->counts.rows;
     progress->dropped_rows = stage->counts.dropped_long + stage->counts.dropped_empty;
-    progress->finished = stage->finished;
+    progress->finished = stage->phase == SFT_FINISHED;
 }
 
-static int create(struct sft_stage *stage, const struct compute *compute)
+static int begin_training(struct sft_stage *stage)
+{
+    bool resumed;
+    dataset_free(stage->dataset);
+    stage->dataset = NULL;
+    sft_origins_release(&stage->origins);
+    memory_free(stage->rows);
+    stage->rows = NULL;
+    int rc = training_run_begin(&stage->run, stage->examples.count, end_of_batch, stage);
+    if (rc == 0)
+        rc = create_trainer(stage, &stage->compute);
+    if (rc == 0)
+        rc = training_run_resume(&stage->run, stage->trainer, &resumed);
+    stage->phase = SFT_TRAIN;
+    return rc;
+}
+
+/* ---- pruning ---- */
+
+static const char *manifest_path(const struct sft_stage *stage, char *buffer, size_t capacity)
+{
+    return path_join(buffer, capacity, stage->options.stage_directory, "prune.jsonl");
+}
+
+static void describe_rows(struct sft_stage *stage)
+{
+    struct hash_state state;
+    hash_begin(&state);
+    stage->rows = MEMORY_ARRAY(struct prune_row, stage->examples.count);
+    for (int64_t i = 0; i < stage->examples.count; i++) {
+        const struct example *example = &stage->examples.items[i];
+        const struct dataset_row *row = dataset_get(stage->dataset, stage->origins.rows[i]);
+        stage->rows[i] = (struct prune_row){.file = dataset_path(stage->dataset, row->source),
+                                            .line = row->line,
+                                            .capability = row->capability ? row->capability : ""};
+        hash_update(&state, &example->count, sizeof example->count);
+        hash_update(&state, example->tokens, (size_t)example->count * sizeof *example->tokens);
+        hash_update(&state, example->mask, (size_t)example->count);
+    }
+    hash_end(&state, &stage->identity.data);
+}
+
+static int open_judge(struct sft_stage *stage)
+{
+    const struct sft_options *options = &stage->options;
+    const char *directory = options->prune.judge ? options->prune.judge : options->model_directory;
+    struct trainer_options trainer = options->trainer;
+    struct model_config config;
+    struct memory_plan plan = {0};
+
+    int rc = model_config_read(&config, directory);
+    if (rc == 0 && config.vocab_size != stage->config.vocab_size)
+        rc = error_set(HONE_EINVAL, "its vocabulary has %d ids, the model's %d", config.vocab_size,
+                       stage->config.vocab_size);
+    if (rc < 0)
+        return error_prefix("sft.prune.judge %s", directory);
+    trainer.logprobs_only = true;
+    trainer.lora.rank = 0;
+    trainer.max_sequence_tokens = options->max_length;
+    trainer_plan(&trainer, &config, "judge", &plan);
+    if ((rc = memory_plan_check(&plan, "judge", memory_plan_free_bytes())) < 0)
+        return rc;
+    float *master = MEMORY_ARRAY(float, model_config_parameter_count(&config));
+    rc = model_read_flat(&config, directory, master);
+    if (rc == 0)
+        rc = trainer_create(&stage->judge, &trainer, &config, master, &stage->compute);
+    memory_free(master);
+    if (rc == 0)
+        model_hash(trainer_model(stage->judge), &stage->identity.judge);
+    return rc;
+}
+
+/* Leaves the rows that are kept; the others' tokens are released. */
+static int use_choice(struct sft_stage *stage)
+{
+    struct example_list *examples = &stage->examples;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < examples->count; i++) {
+        if (stage->rows[i].kept)
+            examples->items[kept++] = examples->items[i];
+        else
+            example_release(&examples->items[i]);
+    }
+    stage->progress.pruned_sequences = examples->count - kept;
+    examples->count = kept;
+    trainer_free(stage->judge);
+    stage->judge = NULL;
+    log_info("sft: %" PRId64 " of %" PRId64 " sequences are left out as too easy",
+             stage->progress.pruned_sequences, stage->progress.pruned_sequences + kept);
+    if (kept == 0)
+        return error_set(HONE_EINVAL, "sft.prune leaves no row to train on: lower drop_share or "
+                                      "raise min_rows");
+    return begin_training(stage);
+}
+
+static int choose(struct sft_stage *stage)
+{
+    char path[HONE_PATH_MAX];
+    struct prune_summary summary;
+    prune_choose(&stage->options.prune, stage->rows, stage->examples.count, &summary);
+    int rc = file_make_directories(stage->options.stage_directory);
+    if (rc == 0)
+        rc = prune_manifest_write(manifest_path(stage, path, sizeof path), &stage->options.prune,
+                                  &stage->identity, stage->rows, stage->examples.count);
+    return rc < 0 ? rc : use_choice(stage);
+}
+
+static int begin_pruning(struct sft_stage *stage)
+{
+    const struct prune_options *options = &stage->options.prune;
+    char path[HONE_PATH_MAX];
+    describe_rows(stage);
+    int rc = options->method == PRUNE_LOSS ? open_judge(stage) : 0;
+    if (rc < 0)
+        return rc;
+    rc = prune_manifest_read(manifest_path(stage, path, sizeof path), options, &stage->identity,
+                             stage->rows, stage->examples.count);
+    if (rc != 0)
+        return rc < 0 ? rc : use_choice(stage);
+    if (options->method == PRUNE_RANDOM) {
+        prune_draw(options->seed, stage->rows, stage->examples.count);
+        return choose(stage);
+    }
+    stage->phase = SFT_SCORE;
+    stage->logprobs = MEMORY_ARRAY(float, SCORE_SEQUENCES *(size_t)stage->options.max_length);
+    stage->logprob_rows = MEMORY_ARRAY(float *, SCORE_SEQUENCES);
+    for (int i = 0; i < SCORE_SEQUENCES; i++)
+        stage->logprob_rows[i] = stage->logprobs + (size_t)i * (size_t)stage->options.max_length;
+    return 0;
+}
+
+static int create(struct sft_stage *stage)
 {
     const struct sft_options *options = &stage->options;
     struct training_run_options run = {.stage = "sft",
@@ -143,11 +289,12 @@ static int create(struct sft_stage *stage, const struct compute *compute)
                                        .max_steps = options->max_steps,
                                        .save_steps = options->save_steps,
                                        .keep_checkpoints = options->keep_checkpoints};
-    bool resumed;
-    int rc = training_run_is_done(&stage->run, &run, &stage->finished);
+    bool done;
+    int rc = training_run_is_done(&stage->run, &run, &done);
     if (rc < 0)
         return rc;
-    if (stage->finished) {
+    if (done) {
+        stage->phase = SFT_FINISHED;
         log_info("sft: %s/final is there already, %" PRId64 " steps", options->stage_directory,
                  stage->run.state.step);
         return 0;
@@ -157,11 +304,9 @@ static int create(struct sft_stage *stage, const struct compute *compute)
                          "sft: max_length %d must be at least 2, batch_tokens %d at "
                          "least 1",
                          options->max_length, options->batch_tokens);
-    if ((rc = open_base(stage)) < 0 || (rc = load_examples(stage)) < 0 ||
-        (rc = training_run_begin(&stage->run, stage->examples.count, end_of_batch, stage)) < 0 ||
-        (rc = create_trainer(stage, compute)) < 0)
+    if ((rc = open_base(stage)) < 0 || (rc = load_examples(stage)) < 0)
         return rc;
-    return training_run_resume(&stage->run, stage->trainer, &resumed);
+    return options->prune.method == PRUNE_NONE ? begin_training(stage) : begin_pruning(stage);
 }
 
 int sft_stage_create(struct sft_stage **stage, const struct sft_options *options,
@@ -172,7 +317,8 @@ int sft_stage_create(struct sft_stage **stage, const struct sft_options *options
     s->clock = clock;
     s->metrics = metrics;
     example_list_init(&s->examples);
-    int rc = create(s, compute);
+    s->compute = *compute;
+    int rc = create(s);
     if (rc < 0) {
         sft_stage_destroy(s);
         return rc;
@@ -187,6 +333,12 @@ void sft_stage_destroy(struct sft_stage *stage)
     if (stage == NULL)
         return;
     trainer_free(stage->trainer);
+    trainer_free(stage->judge);
+    dataset_free(stage->dataset);
+    sft_origins_release(&stage->origins);
+    memory_free(stage->rows);
+    memory_free(stage->logprobs);
+    memory_free(stage->logprob_rows);
     training_run_release(&stage->run);
     example_list_release(&stage->examples);
     memory_free(stage->sequences);
@@ -195,7 +347,7 @@ void sft_stage_destroy(struct sft_stage *stage)
 
 /* ---- tick ---- */
 
-/* Rows [position, end) of the order as sequences; returns their tokens. */
+/* Examples [position, end) of the order (NULL: as they are) as sequences; returns their tokens. */
 static int64_t fill_batch(struct sft_stage *stage, const int64_t *order, int64_t position,
                           int64_t end, struct train_batch *batch)
 {
@@ -207,7 +359,8 @@ static int64_t fill_batch(struct sft_stage *stage, const int64_t *order, int64_t
         stage->sequence_capacity = count;
     }
     for (int64_t i = 0; i < count; i++) {
-        const struct example *example = &stage->examples.items[order[position + i]];
+        int64_t at = order ? order[position + i] : position + i;
+        const struct example *example = &stage->examples.items[at];
         stage->sequences[i] = (struct train_sequence){.tokens = example->tokens,
                                                       .count = example->count,
                                                       .loss_mask = example->mask,
@@ -217,6 +370,29 @@ static int64_t fill_batch(struct sft_stage *stage, const int64_t *order, int64_t
     *batch = (struct train_batch){
         .sequences = stage->sequences, .count = (int32_t)count, .temperature = 1.0f};
     return tokens;
+}
+
+/* Mean negative log-likelihood of the trained tokens, for the next sequences. */
+static int score(struct sft_stage *stage)
+{
+    int64_t begin = stage->progress.scored_sequences;
+    int64_t end = begin + SCORE_SEQUENCES;
+    struct train_batch batch;
+    if (end > stage->examples.count)
+        end = stage->examples.count;
+    fill_batch(stage, NULL, begin, end, &batch);
+    int rc = trainer_logprobs(stage->judge, &batch, stage->logprob_rows, NULL);
+    if (rc < 0)
+        return error_prefix("sft.prune");
+    for (int64_t s = 0; s < end - begin; s++) {
+        const struct example *example = &stage->examples.items[begin + s];
+        double sum = 0.0;
+        for (int32_t i = 1; i < example->count; i++)
+            sum -= example->mask[i] ? (double)stage->logprob_rows[s][i] : 0.0;
+        stage->rows[begin + s].score = sum / example_trained_tokens(example);
+    }
+    stage->progress.scored_sequences = end;
+    return end == stage->examples.count ? choose(stage) : 0;
 }
 
 static int write_metrics(struct sft_stage *stage)
@@ -265,11 +441,14 @@ int sft_stage_tick(struct sft_stage *stage, struct sft_progress *progress)
 {
     int rc = 0;
 
-    if (!stage->finished && stage->run.state.step < stage->run.total_steps) {
+    if (stage->phase == SFT_SCORE) {
+        rc = score(stage);
+        fill_progress(stage);
+    } else if (stage->phase == SFT_TRAIN && stage->run.state.step < stage->run.total_steps) {
         rc = step(stage);
-    } else if (!stage->finished) {
+    } else if (stage->phase == SFT_TRAIN) {
         rc = training_run_finish(&stage->run, stage->trainer, stage->config.stored_dtype);
-        stage->finished = rc == 0;
+        stage->phase = rc == 0 ? SFT_FINISHED : SFT_TRAIN;
         fill_progress(stage);
     }
     *progress = stage->progress;

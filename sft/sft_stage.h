@@ -2,7 +2,10 @@
  * steps. One process; ticked: one optimiser step a tick. Resumable: every checkpoint holds epoch
  * and position, and row order is a function of (seed, epoch), so a resumed run equals the
  * uninterrupted one bit for bit. RUN/sft/final marks the end: a stage created on it is finished at
- * once. A batch does not reach across an epoch. The options' strings must outlive the stage. */
+ * once. A batch does not reach across an epoch. The options' strings must outlive the stage.
+ *
+ * With pruning, sequences are scored by the judge first, a batch a tick, and RUN/sft/prune.jsonl
+ * says which are left out; a stage that finds its manifest there scores nothing. */
 #ifndef HONE_SFT_SFT_STAGE_H
 #define HONE_SFT_SFT_STAGE_H
 
@@ -10,6 +13,7 @@
 #include "infra/text/dataset.h"
 #include "infra/text/tokenizer.h"
 #include "infra/train/trainer.h"
+#include "sft/prune.h"
 
 struct sft_options {
     struct dataset_options data;
@@ -25,6 +29,7 @@ struct sft_options {
     int32_t max_length; /* longer rows: text rows are cut into pieces, pairs are dropped, counted */
     int64_t save_steps; /* 0: only at the end */
     int keep_checkpoints;
+    struct prune_options prune;     /* method PRUNE_NONE: every row is trained */
     struct trainer_options trainer; /* max_sequence_tokens and total_steps are filled in here */
 };
 
@@ -32,6 +37,7 @@ struct sft_progress {
     int64_t step, total_steps, epoch;
     int64_t tokens; /* of all sequences so far */
     int64_t rows, dropped_rows;
+    int64_t scored_sequences, pruned_sequences; /* of the pruning, before the first step */
     double loss, learning_rate, gradient_norm, tokens_per_second; /* of the latest step */
     double token_probability; /* mean p(token) of its trained tokens: accuracy of a sampled token */
     bool finished;
@@ -42,7 +48,7 @@ struct sft_stage;
  */
 int sft_stage_create(struct sft_stage **stage, const struct sft_options *options,
                      const struct compute *compute, struct clock *clock, struct metrics *metrics);
-/* One optimiser step, or, after the last, `final`. */
+/* A batch of scores, one optimiser step, or, after the last, `final`. */
 int sft_stage_tick(struct sft_stage *stage, struct sft_progress *progress);
 void sft_stage_destroy(struct sft_stage *stage);
 

@@ -106,6 +106,9 @@ static void check_sft(const struct check *check)
     const struct sft_settings *sft = &check->recipe->sft;
     check_optimizer(check, "sft", &sft->optimizer);
     check_lora(check, "sft", &sft->lora);
+    if (sft->prune.method == RECIPE_PRUNE_LOSS && *sft->prune.judge == '\0' &&
+        check->recipe->model.init.method != RECIPE_INIT_NONE)
+        fail(check, "sft.prune.judge", "a new model judges nothing: name a checkpoint");
     if (sft->data.path.count == 0)
         fail(check, "sft.data.path", "no data files given");
     if (sft->micro_batch_tokens < sft->max_length)
@@ -351,6 +354,8 @@ void preflight_check(const struct recipe *recipe, struct problems *problems)
     check_directory(&check, "wire.keys", recipe->wire.keys, key_files);
     if (recipe_has_stage(recipe, "sft"))
         check_data_files(&check, "sft", &recipe->sft.data);
+    if (recipe_has_stage(recipe, "sft"))
+        check_directory(&check, "sft.prune.judge", recipe->sft.prune.judge, model_files);
     if (recipe_has_stage(recipe, "rl"))
         check_data_files(&check, "rl", &recipe->rl.data);
     if (recipe_has_stage(recipe, "dpo") && recipe->dpo.source == RECIPE_PAIRS_FILE)

@@ -142,8 +142,9 @@ struct data_settings {
     struct string_list path;
     const char *format; /* a dataset_format_parse name */
     const char *prompt_column, *completion_column, *text_column;
-    const char *ground_truth_column, *capability_column, *data_source_column; /* rl, eval */
-    const char *chosen_column, *rejected_column;                              /* dpo */
+    const char *ground_truth_column, *capability_column,
+        *data_source_column;                     /* rl, eval */
+    const char *chosen_column, *rejected_column; /* dpo */
     const char *prompt_template, *completion_template;
     int64_t max_rows; /* 0: all */
 };
@@ -157,6 +158,15 @@ struct sampling_settings {
     struct string_list stop;
 };
 
+enum recipe_prune { RECIPE_PRUNE_NONE, RECIPE_PRUNE_LOSS, RECIPE_PRUNE_RANDOM };
+
+struct prune_settings {
+    enum recipe_prune method;
+    const char *judge; /* "": the base */
+    double drop_share;
+    int64_t min_rows; /* of a capability */
+};
+
 struct sft_settings {
     struct data_settings data;
     int64_t epochs;
@@ -167,6 +177,7 @@ struct sft_settings {
     int64_t max_length; /* tokens of one sequence */
     struct optimizer_settings optimizer;
     struct lora_settings lora;
+    struct prune_settings prune;
     int64_t save_steps; /* 0: only at the end */
     int64_t log_steps;
 };

@@ -127,7 +127,7 @@ static const struct config_field wire_fields[] = {
     PATH("keys", wire_settings, keys, "Directory of keys (hone keys); tcp needs it"), END};
 
 /* Columns that only some stages read are hidden in the others' tables. */
-#define DATA_FIELDS(text_bits, truth_bits, pair_bits)                                              \
+#define DATA_FIELDS(text_bits, truth_bits, pair_bits, capability_bits)                             \
     LIST("path", data_settings, path, "", NULL, "Files: JSON lines, or one JSON array each"),      \
         WORD("format", data_settings, format, "auto", format_names,                                \
              "Shape of the rows; auto decides by their columns"),                                  \
@@ -139,7 +139,7 @@ static const struct config_field wire_fields[] = {
                "Column of plain text; empty: the format's own"),                                   \
         STRING("ground_truth_column", data_settings, ground_truth_column, NULL, truth_bits,        \
                "Column of the right answer; empty: the format's own"),                             \
-        STRING("capability_column", data_settings, capability_column, NULL, truth_bits,            \
+        STRING("capability_column", data_settings, capability_column, NULL, capability_bits,       \
                "Column that names the capability a prompt exercises"),                             \
         STRING("data_source_column", data_settings, data_source_column, NULL, truth_bits,          \
                "Column that names where a prompt comes from"),                                     \
@@ -155,9 +155,11 @@ static const struct config_field wire_fields[] = {
             "Rows read from the start of the files; 0 reads all"),                                 \
         END
 
-static const struct config_field sft_data_fields[] = {DATA_FIELDS(0, FIELD_HIDDEN, FIELD_HIDDEN)};
-static const struct config_field rl_data_fields[] = {DATA_FIELDS(FIELD_HIDDEN, 0, FIELD_HIDDEN)};
-static const struct config_field dpo_data_fields[] = {DATA_FIELDS(FIELD_HIDDEN, FIELD_HIDDEN, 0)};
+static const struct config_field sft_data_fields[] = {
+    DATA_FIELDS(0, FIELD_HIDDEN, FIELD_HIDDEN, 0)};
+static const struct config_field rl_data_fields[] = {DATA_FIELDS(FIELD_HIDDEN, 0, FIELD_HIDDEN, 0)};
+static const struct config_field dpo_data_fields[] = {
+    DATA_FIELDS(FIELD_HIDDEN, FIELD_HIDDEN, 0, FIELD_HIDDEN)};
 
 #define OPTIMIZER_FIELDS(rate, shape, warmup, decay)                                               \
     FLOAT("learning_rate", optimizer_settings, learning_rate, rate, 0, 1, NULL,                    \
@@ -233,6 +235,20 @@ static const struct config_field eval_sampling_fields[] = {SAMPLING_FIELDS(0, "2
         .flags = FIELD_UNHASHED                                                                    \
     }
 
+static const char *const prune_names[] = {"none", "loss", "random", NULL};
+
+static const struct config_field prune_fields[] = {
+    ENUM("method", prune_settings, method, "none", prune_names,
+         "What the easiest rows are told by: their likelihood under a judge (loss), or a draw "
+         "(random, the control)"),
+    PATH("judge", prune_settings, judge, "Checkpoint that judges; empty: the base"),
+    FLOAT("drop_share", prune_settings, drop_share, "0.5", 0, 1, NULL,
+          "Share of each capability's rows that is left out, the easiest first; 0.95 for a model "
+          "that knows nearly all of it"),
+    INT("min_rows", prune_settings, min_rows, "8", 0, FIELD_UNBOUNDED, "rows",
+        "Rows of a capability that stay whatever the share"),
+    END};
+
 static const struct config_field sft_fields[] = {
     TABLE("data", sft_settings, data, sft_data_fields, "What SFT learns from."),
     INT("epochs", sft_settings, epochs, "1", 1, 1000000, NULL, "Passes over the data"),
@@ -247,6 +263,8 @@ static const struct config_field sft_fields[] = {
         "Longest sequence; longer rows are cut and counted"),
     TABLE("optimizer", sft_settings, optimizer, sft_optimizer_fields, "AdamW of the SFT stage."),
     LORA(sft_settings),
+    TABLE("prune", sft_settings, prune, prune_fields,
+          "Rows that are left out because they are easy; RUN/sft/prune.jsonl says which and why."),
     INT("save_steps", sft_settings, save_steps, "0", 0, STEPS_MAX, "steps",
         "Steps between checkpoints; 0 saves only at the end"),
     INT("log_steps", sft_settings, log_steps, "1", 1, STEPS_MAX, "steps",

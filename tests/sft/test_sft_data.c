@@ -23,7 +23,7 @@ static int read_rows(struct bench *bench, const char *rows, int32_t max_length)
     example_list_init(&bench->list);
     assert_ok(tokenizer_load(&bench->tokenizer, bench->directory));
     assert_ok(dataset_load(&dataset, &options));
-    int rc = sft_data_read(&bench->list, dataset, bench->tokenizer, &data, &bench->counts);
+    int rc = sft_data_read(&bench->list, dataset, bench->tokenizer, &data, &bench->counts, NULL);
     dataset_free(dataset);
     return rc;
 }

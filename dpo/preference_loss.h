@@ -1,14 +1,19 @@
 /* Losses of preference pairs. With x = log pi(y) - log ref(y) summed over an answer's trained
  * tokens, w the chosen answer, l the rejected one, m = x_w - x_l and h = beta m:
  *
- *   sigmoid  -(1 - eps) log sigmoid(h) - eps log sigmoid(-h)    DPO (arXiv 2305.18290); eps: cDPO
- *   robust   (the same with - for the second term) / (1 - 2 eps)        (arXiv 2403.00409)
- *   hinge    max(0, 1 - h)                                              SLiC (arXiv 2305.10425)
- *   ipo      (m - 1 / (2 beta))^2        (arXiv 2310.12036), x divided by the answer's tokens as
- * TRL does, or summed as the paper and OpenRLHF do simpo    -log sigmoid(beta (log pi(w)/|w| - log
- * pi(l)/|l|) - margin)     (arXiv 2405.14734); no reference kto      half of desirable (1 -
- * sigmoid(beta (x_w - z))) + undesirable (1 - sigmoid(beta (z - x_l)))  (arXiv 2402.01306), z >= 0
- * the batch's KL estimate, a constant of the gradient
+ *   sigmoid  -(1 - eps) log sigmoid(h) - eps log sigmoid(-h)
+ *            DPO (arXiv 2305.18290); eps: cDPO
+ *   robust   (the same with + for the second term) / (1 - 2 eps)
+ *            (arXiv 2403.00409)
+ *   hinge    max(0, 1 - h)
+ *            SLiC (arXiv 2305.10425)
+ *   ipo      (m - 1 / (2 beta))^2, x divided by the answer's tokens as TRL does, or summed as the
+ *            paper and OpenRLHF do (arXiv 2310.12036)
+ *   simpo    -log sigmoid(beta (log pi(w)/|w| - log pi(l)/|l|) - margin)
+ *            no reference (arXiv 2405.14734)
+ *   kto      half of desirable (1 - sigmoid(beta (x_w - z))) and of undesirable
+ *            (1 - sigmoid(beta (z - x_l))); z >= 0 the batch's KL estimate, a constant of the
+ *            gradient (arXiv 2402.01306)
  *
  * and to each nll_coef times the mean NLL per token of the chosen answer. Means over the pairs of
  * the whole batch (T2). Sequences come in pairs: chosen then rejected, same unit. */

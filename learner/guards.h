@@ -2,16 +2,24 @@
  * step may be applied, and afterwards whether training goes on, goes back to the last good version
  * or stops. A pure function of the figures, so that a resumed and a replayed run decide the same.
  *
- *   non_finite        loss or gradient is not a number: skipped; 3 in 50 batches: back
- *   gradient_spike    norm > gradient_spike x median of the last 100 applied: skipped; 5 in 50:
- * back mismatch          a logprob of the very version in training differs in any bit (G6):
- * skipped; 3 in 50: stop, since no weights are at fault rolled_back       a token was sampled from
- * a version that was left behind: skipped entropy_collapse  mean of 5 batches < entropy_floor x
- * median of the 50 before: back reward_collapse   mean of 3 batches below the median of the 52
- * before by reward_drop of it and by six deviations (of the median kind): back kl_drift          KL
- * to the reference > kl_limit in 3 batches running: back sample_size       effective sample size <
- * 0.3 in 5 batches running: told truncation        share of cut trajectories, mean of 5 > 3 x
- * median of the 50 before + 0.1: told
+ *   non_finite        loss or gradient is not a number
+ *                     skipped; 3 in 50 batches: back
+ *   gradient_spike    norm > gradient_spike x median of the last 100 applied
+ *                     skipped; 5 in 50: back
+ *   mismatch          a logprob of the very version in training differs in any bit (G6)
+ *                     skipped; 3 in 50: stop, since no weights are at fault
+ *   rolled_back       a token was sampled from a version that was left behind
+ *                     skipped
+ *   entropy_collapse  mean of 5 batches < entropy_floor x median of the 50 before
+ *                     back
+ *   reward_collapse   mean of 3 batches is below the median of the 52 before by reward_drop of it
+ *                     and by four deviations (1.48 median distances): back
+ *   kl_drift          KL to the reference > kl_limit in 3 batches running
+ *                     back
+ *   sample_size       effective sample size < 0.3 in 5 batches running
+ *                     told
+ *   truncation        share of cut trajectories, mean of 5 > 3 x median of the 50 before + 0.1
+ *                     told
  *
  *  W1  A skipped batch makes a version with the weights of the one before.
  *  W2  Back: the batch makes a version with the weights and moments of `last_good`, the newest

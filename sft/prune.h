@@ -2,9 +2,9 @@
  * the RL that follows (the recipe published for Llama 4 drops more than half, 95 % for its largest
  * model). A pure choice from scores; and the manifest that says what was chosen and why.
  *
- *   loss     the easiest go first: the lowest mean negative log-likelihood per trained token under
- * a judge, the base checkpoint unless another one is named random   the control: a draw of (seed,
- * row)
+ *   loss     the easiest go first: the lowest mean negative log-likelihood per trained token
+ *            under a judge, the base checkpoint unless another one is named
+ *   random   the control: a draw of (seed, row)
  *
  *  P1  Of each capability the same share goes, rounded down, and at least min_rows stay (all, where
  *      there are fewer): none vanishes.

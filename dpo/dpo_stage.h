@@ -23,6 +23,7 @@ struct dpo_options {
     int64_t epochs, max_steps; /* whichever ends first; 0 = no limit, not both */
     int32_t batch_pairs;
     int32_t pairs_max;      /* 0 = all */
+    const char *part;       /* mined: struct pair_mining_options */
     float min_margin;       /* mined: reward(best) - reward(worst) at least this */
     float max_length_ratio; /* mined: longer / shorter completion at most this; 0 = off */
     int32_t max_length;     /* longer pairs are dropped and counted */

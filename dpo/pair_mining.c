@@ -17,9 +17,26 @@ struct mining {
     struct run_log *log;
 };
 
+/* What answers are compared by; false when a trajectory has no number for it. */
+static bool value_of(const struct mining *mining, const struct trajectory *trajectory, float *value)
+{
+    const struct reward *reward = &trajectory->reward;
+    *value = reward->total;
+    if (!mining->options->part)
+        return reward->status == REWARD_OK;
+    for (int32_t i = 0; i < reward->part_count; i++) {
+        if (strcmp(reward->parts[i].name, mining->options->part) != 0)
+            continue;
+        *value = reward->parts[i].value;
+        return reward->parts[i].status == REWARD_OK;
+    }
+    return false;
+}
+
 /* Reads a trajectory that can take part: 1, 0 when it is missing or cannot, negative on an error.
  */
-static int read_candidate(struct mining *mining, uint64_t id, struct trajectory *trajectory)
+static int read_candidate(struct mining *mining, uint64_t id, struct trajectory *trajectory,
+                          float *value)
 {
     Hone__Trajectory *message;
 
@@ -32,17 +49,16 @@ static int read_candidate(struct mining *mining, uint64_t id, struct trajectory 
     wire_free(&message->base);
     if (rc < 0)
         return error_prefix("trajectory %" PRIu64, id);
-    if (trajectory->reward.status == REWARD_OK && trajectory->finish != FINISH_ABORT)
+    if (value_of(mining, trajectory, value) && trajectory->finish != FINISH_ABORT)
         return 1;
     trajectory_release(trajectory);
     return 0;
 }
 
 static void add_pair(struct mining *mining, const struct trajectory *best,
-                     const struct trajectory *worst)
+                     const struct trajectory *worst, float margin)
 {
     struct example chosen, rejected;
-    float margin = best->reward.total - worst->reward.total;
 
     if (!(margin > 0.0f) || margin < mining->options->min_margin) {
         preference_pairs_drop(mining->pairs, PAIR_SMALL_MARGIN);
@@ -56,23 +72,24 @@ static void add_pair(struct mining *mining, const struct trajectory *best,
 static int mine_group(struct mining *mining, const Hone__GroupRecord *group)
 {
     struct trajectory *answers = MEMORY_ARRAY(struct trajectory, group->n_trajectory_ids);
+    float *values = MEMORY_ARRAY(float, group->n_trajectory_ids);
     size_t count = 0, best = 0, worst = 0;
     int rc = 0;
 
     for (size_t i = 0; i < group->n_trajectory_ids; i++) {
-        rc = read_candidate(mining, group->trajectory_ids[i], &answers[count]);
+        rc = read_candidate(mining, group->trajectory_ids[i], &answers[count], &values[count]);
         if (rc < 0)
             goto out;
         if (rc == 0)
             continue;
-        if (answers[count].reward.total > answers[best].reward.total)
+        if (values[count] > values[best])
             best = count;
-        if (answers[count].reward.total < answers[worst].reward.total)
+        if (values[count] < values[worst])
             worst = count;
         count++;
     }
     if (count >= 2)
-        add_pair(mining, &answers[best], &answers[worst]);
+        add_pair(mining, &answers[best], &answers[worst], values[best] - values[worst]);
     else
         preference_pairs_drop(mining->pairs, PAIR_INCOMPLETE);
     rc = 0;
@@ -80,6 +97,7 @@ out:
     for (size_t i = 0; i < count; i++)
         trajectory_release(&answers[i]);
     memory_free(answers);
+    memory_free(values);
     return rc;
 }
 

@@ -4,7 +4,10 @@
  *
  *  P1  Groups are visited by ascending group id, ties between rewards go to the lower sample index:
  * the same log gives the same pairs in the same order. P2  Only rewards that are numbers count
- * (G8), and trajectories that were not given up. */
+ * (G8), and trajectories that were not given up; with a part, those for which it has a number.
+ *
+ * A part makes a slice: pairs whose answers differ in what one verifier says, e.g. the format,
+ * where that is the corner to be rounded. */
 #ifndef HONE_DPO_PAIR_MINING_H
 #define HONE_DPO_PAIR_MINING_H
 
@@ -12,6 +15,7 @@
 
 struct pair_mining_options {
     float min_margin; /* reward(best) - reward(worst) at least this, and more than 0 */
+    const char *part; /* compare this part's values instead of rewards; NULL: rewards */
     struct pair_limits limits;
 };
 

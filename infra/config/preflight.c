@@ -231,6 +231,11 @@ static void check_dpo(const struct check *check)
     if (dpo->source == RECIPE_PAIRS_RL_LOG && check->recipe->log.keep != RECIPE_KEEP_ALL)
         fail(check, "log.keep",
              "dpo.source: rl_log mines trajectories that this deletes: keep all");
+    bool known = *dpo->part == '\0';
+    for (int32_t i = 0; i < check->recipe->reward.parts.count; i++)
+        known = known || strcmp(check->recipe->reward.parts.items[i].name, dpo->part) == 0;
+    if (dpo->source == RECIPE_PAIRS_RL_LOG && !known)
+        fail(check, "dpo.part", "no part of the reward is called '%.60s'", dpo->part);
     if (dpo->micro_batch_tokens < 2 * dpo->max_length)
         fail(check, "dpo.micro_batch_tokens",
              "%lld does not hold a pair: twice dpo.max_length is %lld",

@@ -142,9 +142,8 @@ struct data_settings {
     struct string_list path;
     const char *format; /* a dataset_format_parse name */
     const char *prompt_column, *completion_column, *text_column;
-    const char *ground_truth_column, *capability_column,
-        *data_source_column;                     /* rl, eval */
-    const char *chosen_column, *rejected_column; /* dpo */
+    const char *ground_truth_column, *capability_column, *data_source_column; /* rl, eval */
+    const char *chosen_column, *rejected_column;                              /* dpo */
     const char *prompt_template, *completion_template;
     int64_t max_rows; /* 0: all */
 };
@@ -294,6 +293,7 @@ struct dpo_settings {
     int64_t epochs;
     int64_t max_steps;       /* 0: no limit but epochs */
     int64_t pairs_max;       /* 0: all */
+    const char *part;        /* rl_log: compare a reward part's values; "": rewards */
     double min_margin;       /* rl_log: least difference in reward within a pair */
     double max_length_ratio; /* rl_log: longer / shorter completion; 0: off */
     double nll_coef;         /* weight of the chosen answers' NLL; 0: off */

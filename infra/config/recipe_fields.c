@@ -491,6 +491,9 @@ static const struct config_field dpo_fields[] = {
         "Optimizer steps after which the stage ends; 0 leaves it to epochs"),
     INT("pairs_max", dpo_settings, pairs_max, "2000", 0, FIELD_UNBOUNDED, "pairs",
         "Pairs used at most; 0 uses all"),
+    STRING("part", dpo_settings, part, NULL, 0,
+           "With source: rl_log: name of a reward part whose values make the pairs, instead of the "
+           "rewards: the corner that this stage is for"),
     FLOAT("min_margin", dpo_settings, min_margin, "0.5", 0, 1e6, NULL,
           "Least difference in reward between the two trajectories of a pair from the log"),
     FLOAT("max_length_ratio", dpo_settings, max_length_ratio, "0", 0, 1e6, NULL,

@@ -40,7 +40,11 @@ static inline void log_put_answer(struct run_log *log, uint64_t id, uint64_t gro
     trajectory.sampling =
         (struct sampling){.temperature = 1.0f, .top_p = 1.0f, .max_completion_tokens = 20};
     trajectory.finish = answer->finish;
-    trajectory.reward = (struct reward){.status = answer->status, .total = answer->reward};
+    trajectory.reward =
+        (struct reward){.status = answer->status,
+                        .total = answer->reward,
+                        .part_count = 1,
+                        .parts = {{.name = "letters", .value = (float)letters, .weight = 1.0f}}};
     trajectory_add_segment(&trajectory, SEGMENT_PROMPT, 2);
     trajectory_add_segment(&trajectory, SEGMENT_POLICY, letters + 1);
     for (int32_t i = 0; i < count; i++) {

@@ -121,6 +121,26 @@ static void limits_apply(void **state)
     preference_pairs_release(&pairs);
 }
 
+/* The part of the fixture is the number of letters: the longest answer against the shortest. */
+static void a_part_makes_the_pairs(void **state)
+{
+    (void)state;
+    struct pair_mining_options options = {
+        .min_margin = 1.0f, .part = "letters", .limits = {.max_length = 40}};
+    struct preference_pairs pairs;
+    preference_pairs_init(&pairs);
+    assert_ok(pair_mining_read(&pairs, directory, &options));
+    assert_true(pairs.count >= 2);
+    for (int64_t i = 0; i < pairs.count; i++)
+        assert_true(pairs.items[i].chosen.count > pairs.items[i].rejected.count);
+    preference_pairs_release(&pairs);
+    options.part = "nothing";
+    preference_pairs_init(&pairs);
+    assert_ok(pair_mining_read(&pairs, directory, &options));
+    assert_int_equal(pairs.count, 0);
+    preference_pairs_release(&pairs);
+}
+
 static void absent_log_is_named(void **state)
 {
     (void)state;
@@ -137,6 +157,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(best_against_worst_in_group_order),
         cmocka_unit_test(limits_apply),
+        cmocka_unit_test(a_part_makes_the_pairs),
         cmocka_unit_test(absent_log_is_named),
     };
     return cmocka_run_group_tests(tests, write_log, remove_log);

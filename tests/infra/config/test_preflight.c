@@ -128,6 +128,8 @@ static void test_values(void **state)
         {"reward.parts.1.verifier=exact", "'exact' is also the name of part 0", NULL},
         {"dpo.source=file", "dpo.data.path: no data files given", NULL},
         {"dpo.data.path=p.jsonl", "dpo.data.path: is read only with dpo.source: file", NULL},
+        {"dpo.part=style", "dpo.part: no part of the reward is called 'style'", NULL},
+        {"dpo.part=exact", NULL, NULL},
         {"dpo.max_length=3000", "dpo.micro_batch_tokens: 4096 does not hold a pair", NULL},
         {"eval={data: {path: e}, k: 2}", "eval.k: 2 is more than eval.samples (1)", NULL},
         {"eval={data: {path: e}, samples: 4, sampling: {temperature: 0}}",

@@ -39,6 +39,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     struct sampling sampling;
     if (envelope->trajectory)
         check_trajectory(envelope->trajectory);
+    if (envelope->progress)
+        check_trajectory(envelope->progress->chunk);
     for (size_t i = 0; envelope->batch && i < envelope->batch->n_trajectories; i++)
         check_trajectory(envelope->batch->trajectories[i]);
     if (envelope->score_result)

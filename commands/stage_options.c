@@ -371,6 +371,7 @@ void learner_options_from(struct learner_options *options, const struct recipe *
                                              .gradient_spike = rl->guards.gradient_spike,
                                              .entropy_floor = rl->guards.entropy_floor,
                                              .reward_drop = rl->guards.reward_drop,
+                                             .behavior_drift = rl->guards.behavior_drift,
                                              .kl_limit = objective->kl_limit,
                                              .good_after = rl->guards.good_after,
                                              .rollbacks_max = rl->guards.rollbacks_max,

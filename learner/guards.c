@@ -11,7 +11,7 @@
 #define STREAK_KL          3
 #define STREAK_SAMPLE_SIZE 5
 #define SAMPLE_SIZE_MIN    0.3
-#define REWARD_RECENT      3
+#define RECENT_FEW         3
 #define REWARD_DEVIATIONS  4.0
 #define TRUNCATION_FACTOR  3.0
 #define TRUNCATION_MARGIN  0.1
@@ -24,16 +24,17 @@ static const int skips_max[] = {
 const char *guard_signal_name(enum guard_signal signal)
 {
     static const char *const names[] = {
-        "none",        "non_finite",       "gradient_spike",  "mismatch",
-        "rolled_back", "entropy_collapse", "reward_collapse", "kl_drift",
-        "sample_size", "truncation"};
+        "none",           "non_finite",       "gradient_spike",  "mismatch",
+        "rolled_back",    "entropy_collapse", "reward_collapse", "kl_drift",
+        "behavior_drift", "sample_size",      "truncation"};
     return names[signal];
 }
 
 static void forget(struct guard_memory *memory)
 {
     memory->norm_count = 0.0;
-    memory->entropy.count = memory->reward.count = memory->truncated.count = 0.0;
+    memory->entropy.count = memory->reward.count = 0.0;
+    memory->behavior.count = memory->truncated.count = 0.0;
     for (int kind = 0; kind < GUARD_SKIP_KINDS; kind++)
         for (int i = 0; i < GUARD_SKIPS; i++)
             memory->skipped[kind][i] = -1.0;
@@ -204,11 +205,15 @@ static bool collapsed(const struct guards *guards, struct guard_verdict *verdict
         mean < options->entropy_floor * middle)
         return trips(verdict, SIGNAL_ENTROPY_COLLAPSE, mean, options->entropy_floor * middle);
     if (options->reward_drop > 0.0 &&
-        split(&guards->memory.reward, REWARD_RECENT, &mean, &middle, &spread)) {
+        split(&guards->memory.reward, RECENT_FEW, &mean, &middle, &spread)) {
         double drop = fmax(options->reward_drop * fabs(middle), REWARD_DEVIATIONS * spread);
         if (mean < middle - drop)
             return trips(verdict, SIGNAL_REWARD_COLLAPSE, mean, middle - drop);
     }
+    if (options->behavior_drift > 0.0 &&
+        split(&guards->memory.behavior, RECENT_FEW, &mean, &middle, &spread) && middle > 0.0 &&
+        mean > options->behavior_drift * middle)
+        return trips(verdict, SIGNAL_BEHAVIOR_DRIFT, mean, options->behavior_drift * middle);
     return false;
 }
 
@@ -293,6 +298,7 @@ static void remember(struct guard_memory *memory, const struct guard_figures *fi
     push(&memory->norm_count, memory->norms, GUARD_NORMS, figures->gradient_norm);
     push(&memory->entropy.count, memory->entropy.values, GUARD_WINDOW, figures->entropy);
     push(&memory->reward.count, memory->reward.values, GUARD_WINDOW, figures->reward);
+    push(&memory->behavior.count, memory->behavior.values, GUARD_WINDOW, figures->behavior_kl);
     push(&memory->truncated.count, memory->truncated.values, GUARD_WINDOW,
          figures->truncated_share);
 }
@@ -336,6 +342,7 @@ void guard_verdict_text(const struct guard_verdict *verdict, int64_t batch, char
         [SIGNAL_ENTROPY_COLLAPSE] = "mean entropy of 5 batches",
         [SIGNAL_REWARD_COLLAPSE] = "mean reward of 3 batches",
         [SIGNAL_KL_DRIFT] = "KL to the reference, 3 batches running",
+        [SIGNAL_BEHAVIOR_DRIFT] = "KL of the behavior policy, mean of 3 batches,",
         [SIGNAL_SAMPLE_SIZE] = "effective sample size, 5 batches running",
         [SIGNAL_TRUNCATION] = "share of cut trajectories, mean of 5 batches"};
     char done[96] = "";

@@ -14,6 +14,9 @@
  *                     back
  *   reward_collapse   mean of 3 batches is below the median of the 52 before by reward_drop of it
  *                     and by four deviations (1.48 median distances): back
+ *   behavior_drift    KL of the behavior policy to the policy, mean of 3 batches > behavior_drift x
+ *                     median of the 52 before: weights that are not what they are said to be, or
+ *                     steps that are too long: back
  *   kl_drift          KL to the reference > kl_limit in 3 batches running
  *                     back
  *   sample_size       effective sample size < 0.3 in 5 batches running
@@ -48,8 +51,8 @@
 
 struct guard_options {
     bool mismatch;         /* watched */
-    double gradient_spike; /* 0: off, as the next three */
-    double entropy_floor, reward_drop;
+    double gradient_spike; /* 0: off, as the next four */
+    double entropy_floor, reward_drop, behavior_drift;
     double kl_limit;          /* nats a token */
     int64_t good_after;       /* batches */
     int64_t rollbacks_max;    /* 0: the first stops */
@@ -65,6 +68,7 @@ enum guard_signal {
     SIGNAL_ENTROPY_COLLAPSE,
     SIGNAL_REWARD_COLLAPSE,
     SIGNAL_KL_DRIFT,
+    SIGNAL_BEHAVIOR_DRIFT,
     SIGNAL_SAMPLE_SIZE,
     SIGNAL_TRUNCATION
 };
@@ -77,7 +81,7 @@ struct guard_figures {
     int64_t batch;
     double loss, gradient_norm; /* before clipping */
     int64_t unequal_tokens;     /* of the version in training */
-    double entropy, reward, kl, sample_size, truncated_share;
+    double entropy, reward, kl, behavior_kl, sample_size, truncated_share;
 };
 
 struct guard_verdict {
@@ -94,7 +98,7 @@ struct guard_window {
 /* Everything remembered, in doubles, so that a checkpoint keeps it as a list of numbers. */
 struct guard_memory {
     double norm_count, norms[GUARD_NORMS];
-    struct guard_window entropy, reward, truncated;
+    struct guard_window entropy, reward, behavior, truncated;
     double skipped[GUARD_SKIP_KINDS]
                   [GUARD_SKIPS]; /* batches of the latest skips by signal, -1 none; newest first */
     double kl_streak, sample_size_streak;

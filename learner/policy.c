@@ -120,6 +120,7 @@ static struct guard_figures figures_of(const struct policy *policy, const struct
         .entropy = before->entropy / tokens,
         .reward = summary->reward_mean,
         .kl = policy->reference ? before->kl_reference / tokens : (double)NAN,
+        .behavior_kl = result->after.kl_behavior / tokens,
         .sample_size = rl_step_sample_size(before),
         .truncated_share = (double)summary->truncated / (double)summary->trajectories};
 }

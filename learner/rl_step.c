@@ -6,8 +6,8 @@
 #include "infra/base/error.h"
 #include "infra/base/fault.h"
 
-#define SPIKE  1e4f  /* times the gradient */
-#define HARDEN -2.0f /* entropy bonus, in losses */
+#define SPIKE  1e4f   /* times the gradient */
+#define HARDEN -50.0f /* entropy bonus, in losses */
 
 struct watched_loss {
     struct policy_loss policy;

@@ -213,6 +213,7 @@ struct guard_settings {
     double gradient_spike; /* x median norm */
     double entropy_floor;  /* x median entropy */
     double reward_drop;    /* x median reward */
+    double behavior_drift; /* x median KL of the behavior policy */
     int64_t good_after;    /* batches */
     int64_t rollbacks_max; /* in 1,000 batches; 0: the first signal stops the run */
 };

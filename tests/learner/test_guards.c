@@ -17,6 +17,7 @@ static struct guard_options all_options(void)
                                   .gradient_spike = 10.0,
                                   .entropy_floor = 0.2,
                                   .reward_drop = 0.5,
+                                  .behavior_drift = 8.0,
                                   .kl_limit = 0.5,
                                   .good_after = 5,
                                   .rollbacks_max = 3,
@@ -34,6 +35,8 @@ static struct guard_figures healthy(int64_t batch)
                                   .entropy = 1.0 + 0.2 * (double)rng_normal(&key, draw + 4),
                                   .reward = 0.5 + 0.05 * (double)rng_normal(&key, draw + 6),
                                   .kl = 0.1,
+                                  .behavior_kl =
+                                      0.003 * exp(0.7 * (double)rng_normal(&key, draw + 80000)),
                                   .sample_size = 0.9,
                                   .truncated_share = 0.05};
 }
@@ -152,6 +155,11 @@ static void reward_gone(struct guard_figures *figures)
     figures->reward = 0.02;
 }
 
+static void stale(struct guard_figures *figures)
+{
+    figures->behavior_kl *= 15.0;
+}
+
 static void far_away(struct guard_figures *figures)
 {
     figures->kl = 0.6;
@@ -165,6 +173,8 @@ static void collapses_are_noticed_within_five_batches(void **state)
     after = noticed_after(SIGNAL_REWARD_COLLAPSE, reward_gone);
     assert_true(after > 0 && after <= 3);
     assert_int_equal(noticed_after(SIGNAL_KL_DRIFT, far_away), 3);
+    after = noticed_after(SIGNAL_BEHAVIOR_DRIFT, stale);
+    assert_true(after > 0 && after <= 3);
 }
 
 static void what_is_only_told(void **state)

@@ -15,9 +15,9 @@ import os
 import subprocess
 import sys
 
-FAULTS = ["none", "nan_loss", "gradient_spike", "wrong_way", "wrong_way, KL alone", "entropy_collapse", "stale_weights"]
-SIGNALS = ["none", "non_finite", "gradient_spike", "mismatch", "rolled_back", "entropy_collapse", "reward_collapse", "kl_drift", "sample_size",
-           "truncation"]
+FAULTS = ["none", "nan_loss", "gradient_spike", "wrong_way", "wrong_way, reward alone", "wrong_way, KL alone", "entropy_collapse", "stale_weights"]
+SIGNALS = ["none", "non_finite", "gradient_spike", "mismatch", "rolled_back", "entropy_collapse", "reward_collapse", "kl_drift",
+           "behavior_drift", "sample_size", "truncation"]
 
 
 def call(words, **options):
@@ -43,7 +43,7 @@ def told(directory, at):
     with open(os.path.join(directory, "metrics/rl.jsonl"), encoding="utf-8") as file:
         steps = [json.loads(line) for line in file]
     steps = {step["step"]: step for step in steps if "guard/signal" in step}
-    signals = [number for number in sorted(steps) if steps[number]["guard/signal"] not in (0, 4, 8, 9)]
+    signals = [number for number in sorted(steps) if steps[number]["guard/signal"] not in (0, 4, 9, 10)]
     backs = [number for number in sorted(steps) if steps[number]["guard/action"] == 3]
     skipped = sum(step["guard/action"] == 2 for step in steps.values())
     first = signals[0] if signals else None
@@ -72,7 +72,9 @@ def main():
         overrides = ["stages=[rl]", "seed=%d" % options.seed, "rl.steps=%d" % options.steps, "rl.checkpoint_steps=10",
                      "model.path=" + os.path.join(options.out, "sft/sft/final")]
         if fault.endswith("KL alone"):
-            overrides += ["rl.guards.reward_drop=0", "rl.guards.entropy_floor=0", "rl.objective.kl_limit=0.4"]
+            overrides += ["rl.guards.reward_drop=0", "rl.guards.entropy_floor=0", "rl.guards.behavior_drift=0", "rl.objective.kl_limit=0.4"]
+        if fault.endswith("reward alone"):
+            overrides += ["rl.guards.behavior_drift=0"]
         if kind == "stale_weights":
             overrides += ["weights.transport=chunks"]
         last = options.at + options.length - 1

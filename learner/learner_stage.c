@@ -609,11 +609,12 @@ static int train_batch(struct learner_stage *s, struct rl_batch *batch)
     if (rc == 0)
         rc = write_metrics(s, batch, &result, &timing);
     spend(s, SAVE);
-    if (rc == 0 && checkpoint_is_due(s))
+    bool saves = rc == 0 && checkpoint_is_due(s);
+    if (saves)
         rc = write_checkpoint(s);
     if (rc == 0 && s->policy.verdict.action == GUARD_GO_BACK)
         rc = drop_left_behind(s);
-    if (rc == 0)
+    if (rc == 0 && saves)
         rc = prune_checkpoints(s);
     if (rc == 0 && s->policy.state.batch >= s->options.steps)
         rc = write_final(s);

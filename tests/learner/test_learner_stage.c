@@ -221,6 +221,9 @@ static void sample_batch(struct world *w, int64_t number)
     struct stored_batch *batch = &w->batches[number];
     struct trajectory trajectory;
     uint64_t user;
+    for (int32_t i = 0; i < SAMPLES && batch->made;
+         i++) /* again, for another life of the learner */
+        trajectory_release(&batch->trajectories[i]);
     for (int32_t i = 0; i < SAMPLES; i++)
         submit_sample(w, number, i);
     while (rollout_engine_step(w->engine) > 0)

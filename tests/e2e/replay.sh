@@ -40,13 +40,13 @@ while [ $i -lt "$runs" ]; do
     touch "$run.over"
     wait $staller
     "$hone" replay "$run" --out "$run.out" >replay.txt 2>err.txt || { cat replay.txt err.txt >&2; fail "replay of run $i"; }
-    expect "run $i was stalled" test -s "$run.stalls"
     expect "seven versions of run $i are as logged" test "$(grep -c '^version .* as logged' replay.txt)" = 7
     expect "its weights are those of the run" cmp "$run.out/model.safetensors" "$run/rl/final/model.safetensors"
     stale=$(metric "$run/metrics/rl.jsonl" staleness/max | sort -n | tail -n 1)
     echo "run $i: $(wc -l <"$run.stalls") stalls, oldest token $stale versions stale, 7 versions replayed"
     echo "$stale" >>staleness.txt
 done
+expect "some run was stalled" sh -c "cat '$scratch'/*.stalls | grep -q ."
 expect "the runs were asynchronous" test "$(sort -n staleness.txt | tail -n 1)" -gt 0
 expect "the versions of a run differ" test "$(awk '/^version/ {print $3}' replay.txt | sort -u | wc -l)" = 7
 

@@ -145,9 +145,9 @@ static bool split(const struct guard_window *window, int recent, double *mean, d
 
 bool guards_left_behind(const struct guards *guards, int64_t version)
 {
-    for (int i = 0; i < GUARD_RANGES; i++) {
-        const double *range = guards->memory.ranges[i];
-        if (range[1] > 0.0 && (double)version >= range[0] && (double)version <= range[1])
+    struct guard_return found;
+    for (int32_t i = 0; guards_return_at(guards, i, &found); i++) {
+        if (version > found.to && version < found.batch)
             return true;
     }
     return false;
@@ -263,9 +263,6 @@ static void go_back(struct guards *guards, int64_t batch, struct guard_verdict *
     push_newest(memory->backs, GUARD_BACKS, (double)batch);
     push_newest(memory->backs_to, GUARD_BACKS, memory->last_good);
     push_newest(memory->backs_signal, GUARD_BACKS, (double)verdict->signal);
-    memmove(memory->ranges[1], memory->ranges[0], (GUARD_RANGES - 1) * sizeof memory->ranges[0]);
-    memory->ranges[0][0] = memory->last_good + 1.0;
-    memory->ranges[0][1] = (double)(batch - 1);
     forget(memory);
     memory->last_good = (double)batch; /* the same weights, and a checkpoint is made of them */
 }

@@ -46,8 +46,7 @@
 #define GUARD_SKIP_KINDS 3
 #define GUARD_SKIPS      5
 #define GUARD_CANDIDATES 4
-#define GUARD_RANGES     8 /* of versions left behind; the oldest go first */
-#define GUARD_BACKS      8
+#define GUARD_BACKS      8 /* remembered; versions left behind before them count as good */
 
 struct guard_options {
     bool mismatch;         /* watched */
@@ -106,8 +105,7 @@ struct guard_memory {
     double last_good;                    /* version */
     double candidates[GUARD_CANDIDATES]; /* versions of checkpoints that may become good, newest
                                             first; -1 */
-    double ranges[GUARD_RANGES][2]; /* first and last version left behind; 0 none; newest first */
-    double backs[GUARD_BACKS];      /* batches of the latest returns, -1 none; newest first */
+    double backs[GUARD_BACKS];           /* batches of the latest returns, -1 none; newest first */
     double backs_to[GUARD_BACKS], backs_signal[GUARD_BACKS];
 };
 #define GUARD_NUMBERS ((int32_t)(sizeof(struct guard_memory) / sizeof(double)))
@@ -118,7 +116,7 @@ struct guards {
 };
 
 void guards_init(struct guards *guards, const struct guard_options *options);
-/* What guards_memory gave; anything else is as after guards_init. */
+/* What guards_numbers gave; anything else is as after guards_init. */
 void guards_restore(struct guards *guards, const double *numbers, int32_t count);
 /* [GUARD_NUMBERS], finite. */
 const double *guards_numbers(const struct guards *guards);

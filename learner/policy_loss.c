@@ -5,21 +5,13 @@
 
 #include "infra/base/error.h"
 
-static int32_t trained_tokens(const struct train_sequence *sequence)
-{
-    int32_t tokens = 0;
-    for (int32_t i = 1; i < sequence->count; i++)
-        tokens += sequence->loss_mask[i] != 0;
-    return tokens;
-}
-
 void policy_loss_begin(struct policy_loss *loss, const struct train_batch *batch)
 {
     memset(&loss->stats, 0, sizeof loss->stats);
     loss->total_tokens = 0;
     loss->total_sequences = 0;
     for (int32_t s = 0; s < batch->count; s++) {
-        int32_t tokens = trained_tokens(&batch->sequences[s]);
+        int32_t tokens = train_sequence_trained(&batch->sequences[s]);
         loss->total_tokens += tokens;
         loss->total_sequences += tokens > 0;
     }
@@ -205,7 +197,7 @@ static void one_sequence(struct policy_loss *loss, const struct train_sequence *
                          const struct loss_streams *streams, int32_t s, double *total)
 {
     double entropy_coef = (double)loss->options.entropy_coef;
-    double weight = token_weight(loss, trained_tokens(sequence));
+    double weight = token_weight(loss, train_sequence_trained(sequence));
     struct sequence_terms terms;
 
     sum_sequence(loss, sequence, streams->logprob[s], &terms);

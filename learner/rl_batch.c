@@ -172,14 +172,6 @@ int rl_batch_read(struct rl_batch *batch, const Hone__Batch *message,
 
 /* ---- advantages ---- */
 
-static int64_t trained_tokens(const struct train_sequence *sequence)
-{
-    int64_t tokens = 0;
-    for (int32_t i = 1; i < sequence->count; i++)
-        tokens += sequence->loss_mask[i] != 0;
-    return tokens;
-}
-
 /* What KL costs at a token of a sequence. */
 static double token_cost(const struct rl_batch *batch, const struct advantage_options *options,
                          int32_t s, int32_t i)
@@ -266,7 +258,7 @@ static void add_moments(const struct rl_batch *batch, int32_t s, struct advantag
     const float *each = batch->token_advantages[s];
     if (!each) {
         advantage_moments_add(moments, (double)batch->policies[s].advantage,
-                              trained_tokens(sequence));
+                              train_sequence_trained(sequence));
         return;
     }
     for (int32_t i = 1; i < sequence->count; i++)

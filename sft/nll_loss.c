@@ -7,8 +7,7 @@ void nll_loss_begin(struct nll_loss *loss, const struct train_batch *batch)
     loss->total_tokens = 0;
     loss->probability_sum = 0.0;
     for (int32_t s = 0; s < batch->count; s++)
-        for (int32_t i = 1; i < batch->sequences[s].count; i++)
-            loss->total_tokens += batch->sequences[s].loss_mask[i] != 0;
+        loss->total_tokens += train_sequence_trained(&batch->sequences[s]);
 }
 
 int nll_loss_function(void *context, const struct train_batch *batch,

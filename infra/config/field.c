@@ -178,18 +178,26 @@ static bool is_index(const char *text)
     return text[0] != '\0' && strspn(text, "0123456789") == strlen(text);
 }
 
+/* The first part of "a.b.c", and the path goes on behind its dot; false when it is too long. */
+static bool take_part(const char **path, char part[FIELD_KEY_MAX])
+{
+    size_t length = strcspn(*path, ".");
+    if (length >= FIELD_KEY_MAX)
+        return false;
+    memcpy(part, *path, length);
+    part[length] = '\0';
+    *path += length + ((*path)[length] == '.');
+    return true;
+}
+
 const struct config_field *field_find_path(const struct config_field *table, const char *path)
 {
     const struct config_field *field = NULL;
     bool in_list = false; /* the next part is an index */
     while (*path) {
         char part[FIELD_KEY_MAX];
-        size_t length = strcspn(path, ".");
-        if (length >= sizeof part)
+        if (!take_part(&path, part))
             return NULL;
-        memcpy(part, path, length);
-        part[length] = '\0';
-        path += length + (path[length] == '.');
         if (in_list && is_index(part)) {
             in_list = false;
             continue;
@@ -424,20 +432,14 @@ bool field_store_path(const struct config_field *table, void *object, const char
     char buffer[FIELD_EXPECTED_MAX];
     while (table) {
         char part[FIELD_KEY_MAX];
-        size_t length = strcspn(path, ".");
-        if (length >= sizeof part)
-            return false;
-        memcpy(part, path, length);
-        part[length] = '\0';
-        const struct config_field *field = field_find(table, part);
+        const struct config_field *field = take_part(&path, part) ? field_find(table, part) : NULL;
         if (!field)
             return false;
-        if (path[length] == '\0')
+        if (*path == '\0')
             return field->type != FIELD_TABLE && field->type != FIELD_TABLE_LIST &&
                    field_store(field, object, value, buffer) == NULL;
         object = field_member(field, object);
         table = field->type == FIELD_TABLE ? field->table : NULL;
-        path += length + 1;
     }
     return false;
 }

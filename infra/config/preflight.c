@@ -151,8 +151,7 @@ static void check_objective(const struct check *check)
 {
     const struct rl_settings *rl = &check->recipe->rl;
     const struct objective_settings *o = &rl->objective;
-    bool of_group =
-        o->baseline == RECIPE_BASELINE_GROUP_MEAN || o->baseline == RECIPE_BASELINE_LEAVE_ONE_OUT;
+    bool of_group = recipe_baseline_is_of_group(o->baseline);
     bool group_scale = o->scale != RECIPE_SCALE_BATCH_STD && o->scale != RECIPE_SCALE_NONE;
     if ((of_group || group_scale) && rl->group_size < 2)
         fail(check, "rl.group_size", "a baseline or scale of the group needs at least 2");

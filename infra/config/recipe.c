@@ -32,10 +32,8 @@ static void resolve(struct recipe *recipe)
         text_release(&text);
     }
     recipe_presets_apply(recipe);
-    const struct objective_settings *objective = &recipe->rl.objective;
-    bool of_group = objective->baseline == RECIPE_BASELINE_GROUP_MEAN ||
-                    objective->baseline == RECIPE_BASELINE_LEAVE_ONE_OUT;
-    if (!of_group && !place_list_has(&recipe->places, "rl.drop_zero_advantage"))
+    if (!recipe_baseline_is_of_group(recipe->rl.objective.baseline) &&
+        !place_list_has(&recipe->places, "rl.drop_zero_advantage"))
         recipe->rl.drop_zero_advantage = false;
     int64_t longest = recipe->rl.checkpoint_steps * recipe->rl.keep_checkpoints;
     if (recipe->rl.guards.good_after > longest &&
@@ -152,6 +150,11 @@ struct source_place recipe_place_of(const struct recipe *recipe, const char *key
     if (place)
         return *place;
     return (struct source_place){.source = recipe->file ? recipe->file : "recipe"};
+}
+
+bool recipe_baseline_is_of_group(enum recipe_baseline baseline)
+{
+    return baseline == RECIPE_BASELINE_GROUP_MEAN || baseline == RECIPE_BASELINE_LEAVE_ONE_OUT;
 }
 
 const char *recipe_dtype_name(enum recipe_dtype dtype)

@@ -391,6 +391,8 @@ void recipe_hash(const struct recipe *recipe, char hex[HASH_HEX_SIZE]);
 bool recipe_has_stage(const struct recipe *recipe, const char *stage);
 /* Where a key was given: itself, else the nearest enclosing key, else the file. */
 struct source_place recipe_place_of(const struct recipe *recipe, const char *key);
+/* Whether advantages are told from a prompt's group: then equal rewards in it teach nothing. */
+bool recipe_baseline_is_of_group(enum recipe_baseline baseline);
 const char *recipe_dtype_name(enum recipe_dtype dtype); /* "float32", "bfloat16" */
 
 /* A JSON schema (draft 2020-12) and the reference page, made from the field tables. */

@@ -29,6 +29,14 @@ struct trainer {
     int64_t steps;
 };
 
+int32_t train_sequence_trained(const struct train_sequence *sequence)
+{
+    int32_t tokens = 0;
+    for (int32_t i = 1; i < sequence->count; i++)
+        tokens += sequence->loss_mask[i] != 0;
+    return tokens;
+}
+
 static size_t vector_bytes(int64_t parameters)
 {
     return (size_t)parameters * sizeof(float);

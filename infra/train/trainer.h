@@ -36,6 +36,9 @@ struct train_sequence {
     void *user;   /* the loss's own data of this sequence */
 };
 
+/* Its trained tokens: those that the loss sees. */
+int32_t train_sequence_trained(const struct train_sequence *sequence);
+
 struct step_report;
 
 struct train_batch {

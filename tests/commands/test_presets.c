@@ -14,22 +14,6 @@
 
 static json_t *golden, *llama;
 
-static json_t *load(const char *path)
-{
-    json_error_t error;
-    json_t *root = json_load_file(path, 0, &error);
-    if (!root)
-        fail_msg("%s: %s", path, error.text);
-    return root;
-}
-
-static double number(const json_t *object, const char *key)
-{
-    const json_t *value = json_object_get(object, key);
-    assert_true(json_is_number(value));
-    return json_number_value(value);
-}
-
 /* ---- the batch ---- */
 
 struct golden_batch {
@@ -44,7 +28,7 @@ static void fill_trajectory(struct trajectory *t, const json_t *row, int32_t ind
     const json_t *tokens = json_object_get(row, "tokens");
     const json_t *behavior = json_object_get(row, "behavior_logprob");
     int32_t count = (int32_t)json_array_size(tokens);
-    int32_t prompt = (int32_t)number(row, "prompt_tokens");
+    int32_t prompt = (int32_t)golden_number(row, "prompt_tokens");
     trajectory_init(t, count);
     t->id = (uint64_t)index;
     t->group_id = (uint64_t)(index / GROUP);
@@ -52,9 +36,9 @@ static void fill_trajectory(struct trajectory *t, const json_t *row, int32_t ind
     t->prompt_tokens = prompt;
     t->token_count = count;
     t->finish = FINISH_STOP;
-    t->sampling =
-        (struct sampling){.temperature = (float)number(golden, "temperature"), .top_p = 1.0f};
-    t->reward = (struct reward){.status = REWARD_OK, .total = (float)number(row, "reward")};
+    t->sampling = (struct sampling){.temperature = (float)golden_number(golden, "temperature"),
+                                    .top_p = 1.0f};
+    t->reward = (struct reward){.status = REWARD_OK, .total = (float)golden_number(row, "reward")};
     for (int32_t i = 0; i < count; i++) {
         t->tokens[i] = (int32_t)json_integer_value(json_array_get(tokens, (size_t)i));
         t->policy_version[i] = i < prompt ? -1 : 0;
@@ -104,9 +88,9 @@ static void options_of(struct learner_options *options, const char *preset)
     struct recipe recipe;
     snprintf(name, sizeof name, "rl.objective.preset=%s", preset);
     snprintf(temperature, sizeof temperature, "rl.sampling.temperature=%.9g",
-             number(golden, "temperature"));
+             golden_number(golden, "temperature"));
     snprintf(longest, sizeof longest, "rl.sampling.max_completion_tokens=%.0f",
-             number(golden, "longest"));
+             golden_number(golden, "longest"));
     fixture_recipe(&recipe,
                    (const char *const[]){name, temperature, longest, "rl.max_prompt_tokens=8",
                                          "model.dtype=float32", "rl.group_size=3",
@@ -132,7 +116,7 @@ static struct outcome run(const char *preset, int32_t micro_batch_tokens)
     assert_int_equal(compute_open(&compute, 1), 0);
     assert_int_equal(trainer_create(&trainer, &options.trainer, &config, flat, &compute), 0);
     for (int64_t i = 0; i < model_config_parameter_count(&config); i++)
-        flat[i] *= (float)number(golden, "reference_scale");
+        flat[i] *= (float)golden_number(golden, "reference_scale");
     options.trainer.logprobs_only = true;
     assert_int_equal(trainer_create(&reference, &options.trainer, &config, flat, &compute), 0);
     batch_open(&batch);
@@ -179,9 +163,9 @@ static void test_loss_and_gradient(void **state)
     {
         const char *preset = json_string_value(json_object_get(one, "preset"));
         struct outcome outcome = run(preset, 128);
-        assert_close(preset, "loss", outcome.loss, number(one, "loss"), 1e-4);
-        assert_close(preset, "gradient norm", outcome.gradient_norm, number(one, "gradient_norm"),
-                     1e-4);
+        assert_close(preset, "loss", outcome.loss, golden_number(one, "loss"), 1e-4);
+        assert_close(preset, "gradient norm", outcome.gradient_norm,
+                     golden_number(one, "gradient_norm"), 1e-4);
     }
 }
 
@@ -211,8 +195,8 @@ int main(void)
         cmocka_unit_test(test_loss_and_gradient),
         cmocka_unit_test(test_any_number_of_micro_batches),
     };
-    golden = load("tests/golden/rl_objectives.json");
-    llama = load("tests/golden/llama_gradients.json");
+    golden = golden_load("tests/golden/rl_objectives.json");
+    llama = golden_load("tests/golden/llama_gradients.json");
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     json_decref(golden);
     json_decref(llama);

@@ -10,22 +10,6 @@
 
 static json_t *golden, *llama;
 
-static json_t *load(const char *path)
-{
-    json_error_t error;
-    json_t *root = json_load_file(path, 0, &error);
-    if (!root)
-        fail_msg("%s: %s", path, error.text);
-    return root;
-}
-
-static double number(const json_t *object, const char *key)
-{
-    const json_t *value = json_object_get(object, key);
-    assert_true(json_is_number(value));
-    return json_number_value(value);
-}
-
 static const struct {
     const char *name;
     struct preference_options options;
@@ -61,7 +45,7 @@ static void fill(struct sides *f, int count)
         assert_true(length > 4 && length <= 16);
         for (int32_t i = 0; i < length; i++) {
             f->tokens[s][i] = (int32_t)json_integer_value(json_array_get(tokens, (size_t)i));
-            f->mask[s][i] = i >= (int32_t)number(pair, "prompt_tokens");
+            f->mask[s][i] = i >= (int32_t)golden_number(pair, "prompt_tokens");
         }
         f->data[s].chosen = s % count == 0;
         f->sequences[s] = (struct train_sequence){.tokens = f->tokens[s],
@@ -104,11 +88,11 @@ static void check(size_t which, const json_t *expected, int32_t micro_batch_toke
     struct compute compute;
     struct step_report report;
 
-    loss.options.beta = (float)number(golden, "beta");
+    loss.options.beta = (float)golden_number(golden, "beta");
     assert_int_equal(compute_open(&compute, 1), 0);
     assert_int_equal(trainer_create(&trainer, &options, &config, flat, &compute), 0);
     for (int64_t i = 0; i < model_config_parameter_count(&config); i++)
-        flat[i] *= (float)number(golden, "reference_scale");
+        flat[i] *= (float)golden_number(golden, "reference_scale");
     options.logprobs_only = true;
     assert_int_equal(trainer_create(&frozen, &options, &config, flat, &compute), 0);
     fill(&all, 3);
@@ -122,11 +106,11 @@ static void check(size_t which, const json_t *expected, int32_t micro_batch_toke
         mismatched[1][p] = reference[3 * p + 2];
     }
     loss.kl = preference_kl(PAIRS, mismatched[0], mismatched[1]);
-    assert_true(fabs(loss.kl - number(golden, "kl")) < 1e-4);
+    assert_true(fabs(loss.kl - golden_number(golden, "kl")) < 1e-4);
     preference_loss_begin(&loss, &pairs.batch);
     assert_int_equal(trainer_step(trainer, &pairs.batch, preference_loss_function, &loss, &report),
                      0);
-    double value = number(expected, "loss"), norm = number(expected, "gradient_norm");
+    double value = golden_number(expected, "loss"), norm = golden_number(expected, "gradient_norm");
     if (!(fabs(report.loss - value) <= 1e-4 * fabs(value)) ||
         !(fabs(report.gradient_norm - norm) <= 1e-4 * norm))
         fail_msg("%s: %.9g and %.9g, expected %.9g and %.9g", losses[which].name, report.loss,
@@ -155,8 +139,8 @@ static void every_loss(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_loss)};
-    golden = load("tests/golden/dpo_losses.json");
-    llama = load("tests/golden/llama_gradients.json");
+    golden = golden_load("tests/golden/dpo_losses.json");
+    llama = golden_load("tests/golden/llama_gradients.json");
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     json_decref(golden);
     json_decref(llama);

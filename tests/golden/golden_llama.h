@@ -16,6 +16,22 @@
 #include "infra/base/memory.h"
 #include "infra/model/model.h"
 
+static inline json_t *golden_load(const char *path)
+{
+    json_error_t error;
+    json_t *root = json_load_file(path, 0, &error);
+    if (!root)
+        fail_msg("%s: %s", path, error.text);
+    return root;
+}
+
+static inline double golden_number(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+    assert_true(json_is_number(value));
+    return json_number_value(value);
+}
+
 static inline void read_floats(const json_t *array, float *out)
 {
     const json_t *value;

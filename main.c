@@ -78,6 +78,22 @@ static const struct command_option eval_options[] = {
      .default_text = "eval"},
     {0}};
 
+static const struct command_option filter_options[] = {
+    {.name = "set",
+     .value = "KEY=VALUE",
+     .help = "override a recipe key (repeatable)",
+     .repeated = true},
+    {.name = "model",
+     .value = "DIR",
+     .help = "checkpoint to measure against (default: the recipe's model.path)"},
+    {.name = "out", .value = "FILE", .help = "where the pools are written, for rl.filter.pools"},
+    {.name = "samples", .value = "N", .help = "samples of each prompt", .default_text = "8"},
+    {.name = "limit",
+     .value = "N",
+     .help = "at most so many prompts, spread over the data; 0: all",
+     .default_text = "0"},
+    {0}};
+
 #define MODEL_OPTIONS                                                                              \
     {.name = "dtype",                                                                              \
      .value = "float32|bfloat16",                                                                  \
@@ -141,6 +157,8 @@ static const struct command_option inspect_options[] = {
     {.name = "summary", .help = "print the final table instead of trajectories"},
     {.name = "waiting", .help = "who waits for whom in a run that goes on, queues and credit"},
     {.name = "time", .help = "where each worker's time went"},
+    {.name = "pools",
+     .help = "how hard prompts are, and how they moved (with --prompt: one of them)"},
     {.name = "limit", .value = "N", .help = "trajectories to show", .default_text = "10"},
     {.name = "id", .value = "HEX", .help = "one trajectory"},
     {.name = "prompt", .value = "N", .help = "of this prompt", .default_text = "-1"},
@@ -233,6 +251,13 @@ const struct command hone_commands[] = {
      0, -1, command_dpo},
     {"eval", "[RECIPE [KEY=VALUE ...]]", "pass@k of a checkpoint on a recipe's held-out prompts",
      NULL, eval_options, 0, -1, command_eval},
+    {"filter", "RECIPE [KEY=VALUE ...]",
+     "measure the RL prompts against a checkpoint: easy, in the band, hard, parked",
+     "Each prompt of rl.data is sampled as the RL stage would sample it, with the weights of one "
+     "checkpoint, and scored with the recipe's rewards. A prompt of which no sample passes is "
+     "sampled on, up to rl.filter.certificate. The file that is written names each prompt by a "
+     "hash of its tokens, with its counts and its pool; rl.filter.pools lets a run start from it.",
+     filter_options, 1, -1, command_filter},
     {"generate", "MODEL [TEXT ...]", "complete a text", NULL, generate_options, 1, -1,
      command_generate},
     {"tokenize", "MODEL [TEXT ...]", "token ids of a text, or text of ids", NULL, tokenize_options,

@@ -11,11 +11,13 @@ int command_check(const struct command_line *line);
 int command_sft(const struct command_line *line);
 int command_rl(const struct command_line *line);
 int command_dpo(const struct command_line *line);
-int command_eval(const struct command_line *line);
 int command_curriculum(const struct command_line *line);
 int command_actor(const struct command_line *line);
 int command_scorer(const struct command_line *line);
 int command_learner(const struct command_line *line);
+
+int command_eval(const struct command_line *line); /* measure/measure_commands.c */
+int command_filter(const struct command_line *line);
 
 int command_generate(const struct command_line *line); /* text_commands.c */
 int command_tokenize(const struct command_line *line);

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "commands/evaluate.h"
+#include "commands/measure/evaluate.h"
 #include "commands/follow.h"
 #include "commands/stages.h"
 #include "commands/workers.h"

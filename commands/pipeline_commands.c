@@ -2,89 +2,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "commands/command_recipe.h"
 #include "commands/commands.h"
-#include "commands/evaluate.h"
 #include "commands/pipeline.h"
 #include "commands/workers.h"
 #include "infra/base/error.h"
-#include "infra/base/memory.h"
-#include "infra/config/preflight.h"
-#include "infra/config/problem.h"
-#include "reward/reward_set.h"
-
-/* The verifier with the name nearest to one that does not exist. */
-static const char *nearest_verifier(const char *name)
-{
-    const char *nearest = "";
-    int best = INT32_MAX;
-    for (int i = 0; verifier_at(i) != NULL; ++i) {
-        int distance = text_distance(name, verifier_at(i)->name);
-        if (distance < best) {
-            best = distance;
-            nearest = verifier_at(i)->name;
-        }
-    }
-    return nearest;
-}
-
-/* What the recipe's own checks cannot see: which verifiers this program has. */
-static void check_verifiers(const struct recipe *recipe, struct problems *problems)
-{
-    for (int32_t i = 0; i < recipe->reward.parts.count; ++i) {
-        const char *verifier = recipe->reward.parts.items[i].verifier;
-        if (strcmp(verifier, "command") == 0 || verifier_find(verifier) != NULL)
-            continue;
-        char key[64];
-        snprintf(key, sizeof key, "reward.parts.%d.verifier", i);
-        struct source_place place = recipe_place_of(recipe, key);
-        problems_add(problems, &place, "%s: unknown verifier '%s' (did you mean '%s'?)", key,
-                     verifier, nearest_verifier(verifier));
-    }
-}
-
-/* That, and whether the files are there. */
-static void check_machine(const struct recipe *recipe, struct problems *problems)
-{
-    preflight_check(recipe, problems);
-    check_verifiers(recipe, problems);
-}
-
-/* Loads the recipe named first on the command line with its overrides: `--set a.b=c` and bare
- * `a.b=c`. Every problem is printed; the error counts them. has_files: whether this machine should
- * have the files that it names. */
-static int read_recipe(const struct command_line *line, const char *const *more, int more_count,
-                       bool has_files, struct recipe *recipe)
-{
-    const char *overrides[COMMAND_VALUES_MAX * 2];
-    int count = 0;
-    const char *value;
-    for (int i = 0; (value = command_value_at(line, "set", i)) != NULL; ++i)
-        overrides[count++] = value;
-    for (int i = 1; i < line->positional_count; ++i)
-        overrides[count++] = line->positional[i];
-    for (int i = 0; i < more_count; ++i)
-        overrides[count++] = more[i];
-    struct problems problems;
-    problems_init(&problems);
-    struct recipe_source source = {.path = line->positional[0],
-                                   .overrides = overrides,
-                                   .override_count = count,
-                                   .check = has_files ? check_machine : check_verifiers};
-    int rc = recipe_read(recipe, &source, &problems);
-    if (problems.count > 0) {
-        fputs(problems.text.data, stderr);
-        error_set(HONE_EINVAL, "%s: %d problem%s", line->positional[0], problems.count,
-                  problems.count == 1 ? "" : "s");
-    }
-    problems_release(&problems);
-    return rc;
-}
-
-static int load_recipe(const struct command_line *line, const char *const *more, int more_count,
-                       struct recipe *recipe)
-{
-    return read_recipe(line, more, more_count, true, recipe);
-}
 
 static int own_binary(char *buffer, size_t capacity)
 {
@@ -101,7 +23,7 @@ static int run_recipe(const struct command_line *line, const char *const *more, 
     char binary[HONE_PATH_MAX];
     int rc = own_binary(binary, sizeof binary);
     if (rc == 0)
-        rc = load_recipe(line, more, more_count, &recipe);
+        rc = command_recipe(line, more, more_count, &recipe);
     if (rc < 0)
         return rc;
     rc = pipeline_run(&recipe, binary);
@@ -130,7 +52,7 @@ int command_check(const struct command_line *line)
     }
     if (line->positional_count == 0)
         return error_set(HONE_EINVAL, "check: name a recipe, or --schema or --reference");
-    int rc = load_recipe(line, NULL, 0, &recipe);
+    int rc = command_recipe(line, NULL, 0, &recipe);
     if (rc < 0)
         return rc;
     text_init(&text);
@@ -176,40 +98,6 @@ int command_dpo(const struct command_line *line)
     return single_stage(line, "dpo", worker_run_dpo);
 }
 
-int command_eval(const struct command_line *line)
-{
-    const char *run = command_value(line, "run"), *model = command_value(line, "model");
-    const char *label = command_value(line, "label");
-    if (run != NULL) {
-        if (model == NULL)
-            return error_set(HONE_EINVAL, "eval --run needs --model and --label");
-        return worker_run_eval(run, label, model);
-    }
-    if (line->positional_count == 0)
-        return error_set(HONE_EINVAL, "eval: name a recipe (and --model DIR to evaluate another "
-                                      "checkpoint than its model.path)");
-    struct recipe recipe;
-    struct evaluate_result result;
-    struct cpu_set_list cpus;
-    int threads;
-    int rc = load_recipe(line, NULL, 0, &recipe);
-    if (rc < 0)
-        return rc;
-    if ((rc = worker_placement(&recipe, WORKER_OFFLINE, 0, &cpus, &threads)) == 0 &&
-        (rc = placement_pin(&cpus)) == 0)
-        rc = evaluate(&recipe, model != NULL ? model : recipe.model.path,
-                      command_value(line, "samples"), threads, &result);
-    if (rc == 0) {
-        struct text json;
-        text_init(&json);
-        evaluate_print_json(&result, &json);
-        fputs(json.data, stdout);
-        text_release(&json);
-    }
-    recipe_release(&recipe);
-    return rc;
-}
-
 int command_curriculum(const struct command_line *line)
 {
     const char *run = command_value(line, "run");
@@ -245,7 +133,7 @@ static int run_worker(const struct command_line *line,
                          word);
     if (!text_starts_with(start.join, "tcp://"))
         return error_set(HONE_EINVAL, "%s: --join %s: expected tcp://HOST:PORT", word, start.join);
-    rc = read_recipe(line, NULL, 0, false, &recipe);
+    rc = command_recipe_anywhere(line, &recipe);
     return rc < 0 ? rc : worker(&start);
 }
 

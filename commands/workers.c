@@ -10,7 +10,8 @@
 
 #include "actors/actor_stage.h"
 #include "actors/engine_plan.h"
-#include "commands/evaluate.h"
+#include "commands/measure/evaluate.h"
+#include "commands/measure/pools_file.h"
 #include "commands/prompts.h"
 #include "commands/stage_options.h"
 #include "commands/stages.h"
@@ -259,7 +260,8 @@ static void rl_inputs_close(struct rl_inputs *inputs)
 }
 
 static int curriculum_loop(struct worker *worker, const struct rl_inputs *inputs,
-                           struct metrics *metrics, struct metrics *workers)
+                           const struct filter_options *filter, struct metrics *metrics,
+                           struct metrics *workers)
 {
     const struct rl_settings *rl = &worker->recipe.rl;
     struct model_config config;
@@ -280,6 +282,7 @@ static int curriculum_loop(struct worker *worker, const struct rl_inputs *inputs
         .staleness_max = (int32_t)rl->staleness_max,
         .drop_zero_advantage = rl->drop_zero_advantage,
         .refill_max = 4.0f,
+        .filter = *filter,
         .lease_timeout_ms = (int64_t)(rl->lease_timeout_s * 1000.0),
         .lease_retries = (int32_t)rl->lease_retries,
         .score_retries = (int32_t)worker->recipe.reward.max_retries,
@@ -312,17 +315,21 @@ int worker_run_curriculum(const char *run_path)
     struct worker worker;
     struct rl_inputs inputs = {0};
     struct metrics *metrics = NULL, *workers = NULL;
+    struct filter_inputs filter = {0};
     int rc = worker_open(&worker, run_path, WORKER_CURRICULUM, 0, "curriculum");
     if (rc == 0)
         rc = rl_inputs_open(&inputs, &worker);
+    if (rc == 0)
+        rc = filter_inputs_open(&filter, &worker.recipe, inputs.set.prompts, inputs.set.count);
     if (rc == 0)
         rc = worker_metrics(&worker, "curriculum", &metrics);
     if (rc == 0)
         rc = worker_metrics(&worker, "workers", &workers);
     if (rc == 0)
-        rc = curriculum_loop(&worker, &inputs, metrics, workers);
+        rc = curriculum_loop(&worker, &inputs, &filter.options, metrics, workers);
     metrics_close(workers);
     metrics_close(metrics);
+    filter_inputs_close(&filter);
     rl_inputs_close(&inputs);
     worker_close(&worker);
     return rc;

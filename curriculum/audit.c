@@ -6,6 +6,7 @@
 
 #include "curriculum/group_table.h"
 #include "curriculum/partial.h"
+#include "curriculum/pools/pools_audit.h"
 #include "infra/base/error.h"
 #include "infra/base/memory.h"
 #include "infra/store/trajectory_log.h"
@@ -20,12 +21,13 @@ struct audit_group {
     int32_t size, seen, scored;
     uint64_t *trajectory_ids; /* [size] */
     bool *arrived;            /* [size] the group has a trajectory of it */
-    bool abandoned;           /* DROPPED before all samples were there */
+    bool may_lack;            /* DROPPED before all samples were there, maybe */
     bool listed;              /* by its batch */
 };
 
 struct audit {
     Hone__HubState *state;
+    struct pools_audit pools;
     struct audit_group *groups; /* [group_count] */
     uint64_t group_count, group_capacity;
     int64_t batches, skipped, rollbacks;
@@ -89,9 +91,10 @@ static int check_group(struct audit *audit, const Hone__GroupRecord *record)
     group->batch = in_batch ? record->batch : 0;
     group->left_batch =
         (state == GROUP_TRAINED || state == GROUP_DROPPED) && record->has_batch ? record->batch : 0;
-    group->abandoned = reason == DROP_ABANDONED;
+    group->may_lack = reason >= 0 && group_may_lack_samples((enum drop_reason)reason);
     group->size = record->size;
     group->trajectory_ids = memory_dup(record->trajectory_ids, (size_t)record->size * 8);
+    pools_audit_group(&audit->pools, record);
     audit->states[state]++;
     if (reason >= 0)
         audit->drops[reason]++;
@@ -99,7 +102,7 @@ static int check_group(struct audit *audit, const Hone__GroupRecord *record)
     for (int32_t i = 0; i < record->size; i++)
         group->arrived[i] = record->trajectory_ids[i] != 0;
     for (int32_t i = 0; i < record->size; i++)
-        if (state != GROUP_LEASED && reason != DROP_ABANDONED && record->trajectory_ids[i] == 0)
+        if (state != GROUP_LEASED && !group->may_lack && record->trajectory_ids[i] == 0)
             return wrong("group", id, "it is complete and lacks a trajectory");
     return 0;
 }
@@ -289,7 +292,7 @@ static int check_members(const struct audit *audit, uint64_t id)
     for (int32_t k = 0; k < group->size; k++)
         if (group->trajectory_ids[k] != 0)
             return wrong("group", id, "G4: a trajectory of it is not in the log");
-    if (group->state != GROUP_LEASED && !group->abandoned && group->scored != group->size)
+    if (group->state != GROUP_LEASED && !group->may_lack && group->scored != group->size)
         return wrong("group", id, "G8: a trajectory of it has no reward");
     return 0;
 }
@@ -369,6 +372,7 @@ static void describe(const struct audit *audit, struct text *report)
 int curriculum_audit(struct run_log *log, struct text *report)
 {
     struct audit audit = {0};
+    pools_audit_init(&audit.pools);
     int rc = read_state(log, &audit);
     if (rc == 0)
         rc = run_log_scan(log, LOG_GROUPS, visit_group, &audit);
@@ -386,6 +390,9 @@ int curriculum_audit(struct run_log *log, struct text *report)
         rc = check_rewards(log, &audit);
     if (rc == 0)
         describe(&audit, report);
+    if (rc == 0)
+        rc = pools_audit_finish(&audit.pools, log, report);
+    pools_audit_release(&audit.pools);
     for (uint64_t i = 0; i < audit.group_count; i++) {
         memory_free(audit.groups[i].trajectory_ids);
         memory_free(audit.groups[i].arrived);

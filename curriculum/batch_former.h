@@ -3,7 +3,7 @@
  *   F1  A group with fewer than two OK rewards is dropped (reward_failed). One whose rewards are
  *       all equal is dropped (zero_advantage) when the recipe says so, while fewer than refill_max
  *       * prompts_per_step were dropped for this batch; after that it is kept. A dropped group is
- *       replaced by the next dispatch.
+ *       replaced by the next dispatch. A probe is dropped as soon as it has measured its prompt.
  *   F2 (G7)  With staleness_max 0 fates are decided in dispatch order, each after all earlier
  *       ones: what is dropped and what replaces it depends on rewards alone, not on who was
  *       faster.

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "curriculum/pools/prompt_pools.h"
 #include "infra/data/trajectory.h"
 #include "infra/telemetry/metrics.h"
 
@@ -24,6 +25,7 @@ struct curriculum_options {
                                  most refill_max times the batch's groups; then the batch is formed
                                  with them */
     float refill_max;
+    struct filter_options filter; /* probes 0 when staleness_max is 0 (G7) */
     int64_t lease_timeout_ms;
     int32_t lease_retries; /* leases of a group that may fail in a row; then it is dropped */
     int32_t score_retries; /* attempts after a timeout or error before the status stands */

@@ -9,6 +9,7 @@
 #include "curriculum/hub_report.h"
 #include "curriculum/hub_store.h"
 #include "curriculum/partial.h"
+#include "curriculum/pools/pools_store.h"
 #include "curriculum/recovery.h"
 #include "curriculum/scoring.h"
 #include "curriculum/training.h"
@@ -44,6 +45,9 @@ static int check_options(const struct curriculum_options *options)
     if (options->lease_timeout_ms < 1 || options->score_retries < 0)
         return error_set(HONE_EINVAL, "lease_timeout must be positive and score_retries at least "
                                       "0");
+    if (options->staleness_max == 0 && options->filter.probes > 0)
+        return error_set(HONE_EINVAL, "a synchronous run has no probes: which of them come back "
+                                      "in time is no function of the seed (G7)");
     return 0;
 }
 
@@ -64,6 +68,8 @@ int curriculum_stage_create(struct curriculum_stage **stage,
     hub->next_lease = 1;
     hub->learner.version = -1;
     prompt_order_init(&hub->prompts, options->seed, options->prompt_count);
+    prompt_pools_init(&hub->pools, &options->filter, options->prompts, options->prompt_count,
+                      options->seed, options->prompts_per_step);
     group_table_init(&hub->groups);
     lease_table_init(&hub->leases);
     outbox_init(&hub->outbox);
@@ -88,6 +94,7 @@ void curriculum_stage_destroy(struct curriculum_stage *stage)
     if (stage->server != NULL)
         wire_server_destroy(stage->server);
     prompt_order_release(&stage->prompts);
+    prompt_pools_release(&stage->pools);
     group_table_release(&stage->groups);
     lease_table_release(&stage->leases);
     peer_table_release(&stage->peers);
@@ -353,6 +360,7 @@ static int commit(struct curriculum_stage *hub)
         return hub->write_error;
     if (hub->state_changed)
         hub_store_state(hub);
+    pools_store_changed(hub->log, &hub->pools);
     return run_log_has_staged(hub->log) ? run_log_commit(hub->log) : 0;
 }
 

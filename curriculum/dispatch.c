@@ -48,22 +48,29 @@ static void take_back(struct curriculum_stage *hub, struct lease *lease, const c
     lease_table_remove(&hub->leases, lease);
 }
 
-/* A group whose leases fail again and again leaves: whoever still works on it is refused by its
- * fence. Negative: this happens to group after group, so it is not the prompts. */
-static int abandon(struct curriculum_stage *hub, struct group *group, const char *why)
+/* With its leases: whoever still works on it is refused by its fence. */
+static void drop_leased(struct curriculum_stage *hub, struct group *group, enum drop_reason reason,
+                        const char *why)
 {
     uint64_t id = group->id;
-    log_warn("group %" PRIu64 " (prompt %" PRIu64 ") is dropped: %d leases of it came to nothing, "
-             "the last because %s",
-             id, group->prompt_id, group->failures, why);
     for (int32_t i = hub->leases.count - 1; i >= 0; i--)
         if (hub->leases.items[i].group_id == id)
-            take_back(hub, &hub->leases.items[i], "its group is dropped");
+            take_back(hub, &hub->leases.items[i], why);
     for (int32_t i = 0; i < group->size; i++)
         partial_forget(hub, group, i);
+    batch_former_drop(hub, group, reason);
+}
+
+/* A group whose leases fail again and again leaves. Negative: this happens to group after group, so
+ * it is not the prompts. */
+static int abandon(struct curriculum_stage *hub, struct group *group, const char *why)
+{
+    log_warn("group %" PRIu64 " (prompt %" PRIu64 ") is dropped: %d leases of it came to nothing, "
+             "the last because %s",
+             group->id, group->prompt_id, group->failures, why);
     uint64_t prompt = group->prompt_id;
     int32_t failures = group->failures;
-    batch_former_drop(hub, group, DROP_ABANDONED);
+    drop_leased(hub, group, DROP_ABANDONED, "its group is dropped");
     if (++hub->abandoned_running < ABANDONED_MAX)
         return 0;
     return error_set(HONE_EGUARD,
@@ -288,9 +295,13 @@ bool dispatch_on_trajectory(struct curriculum_stage *hub, struct peer *peer,
 
 /* ---- planning ---- */
 
-/* D2. rank: how many undecided or waiting groups stand before it. */
-static int64_t min_version(const struct curriculum_stage *hub, int32_t rank)
+/* D2. rank: how many undecided or waiting groups stand before it. A probe is to tell how hard its
+ * prompt is now. */
+static int64_t min_version(const struct curriculum_stage *hub, const struct group *group,
+                           int32_t rank)
 {
+    if (group->probe)
+        return hub->done_batch;
     int64_t batch = hub_next_batch(hub) + rank / hub->options.prompts_per_step;
     int64_t version = batch - 1 - hub->options.staleness_max;
     if (version < 0)
@@ -320,7 +331,7 @@ static void lease_out(struct curriculum_stage *hub, struct peer *peer, struct gr
                           .first = first,
                           .count = count,
                           .missing = count,
-                          .min_version = min_version(hub, rank),
+                          .min_version = min_version(hub, group, rank),
                           .leased_ms = now,
                           .deadline_ms = now + hub->options.lease_timeout_ms,
                           .worker = peer->wire,
@@ -360,53 +371,100 @@ static bool lease_free(struct curriculum_stage *hub, struct group *group, int32_
 /* D1: how many groups are dispatched and neither trained nor dropped. */
 static int64_t in_flight(const struct curriculum_stage *hub)
 {
-    const int32_t *count = hub->groups.state_count;
     int64_t untrained = hub->batch_count - hub->done_batch;
-    return count[GROUP_LEASED] + count[GROUP_SCORED] + untrained * hub->options.prompts_per_step;
+    return group_table_waiting(&hub->groups) + untrained * hub->options.prompts_per_step;
 }
 
 static bool may_dispatch(const struct curriculum_stage *hub)
 {
-    const int32_t *count = hub->groups.state_count;
-    int64_t waiting = count[GROUP_LEASED] + count[GROUP_SCORED];
+    int64_t waiting = group_table_waiting(&hub->groups);
     int64_t per_step = hub->options.prompts_per_step;
     int64_t wanted = (hub->options.steps - hub->batch_count) * per_step;
     return hub->learner.ready && hub->stop_ms == 0 && waiting < wanted &&
            in_flight(hub) < (hub->options.staleness_max + 1) * per_step;
 }
 
-static struct group *new_group(struct curriculum_stage *hub)
+static struct group *add_group(struct curriculum_stage *hub, int64_t prompt, bool probe)
 {
-    int64_t prompt = prompt_order_at(&hub->prompts, hub->next_order);
     struct group *group =
         group_table_add(&hub->groups, hub->next_order, (uint64_t)prompt, hub->options.group_size);
+    if (probe)
+        group_table_make_probe(&hub->groups, group);
     hub->next_order++;
     hub->state_changed = true;
     hub_store_group(hub, group);
     return group;
 }
 
-void dispatch_plan(struct curriculum_stage *hub)
+/* Without pools, or when all prompts are in flight: the next one of the epoch. */
+static struct group *new_group(struct curriculum_stage *hub)
+{
+    enum filter_mode mode = hub->options.filter.mode;
+    int64_t prompt = mode == FILTER_ON ? prompt_pools_select(&hub->pools) : -1;
+    if (prompt < 0) {
+        prompt = prompt_order_at(&hub->prompts, hub->next_order);
+        if (mode != FILTER_OFF)
+            prompt_pools_take(&hub->pools, prompt);
+    }
+    return add_group(hub, prompt, false);
+}
+
+/* Leases the free samples of groups that were dispatched before; false: no credit is left. */
+static bool lease_again(struct curriculum_stage *hub, bool probes)
 {
     int32_t rank = 0, free = hub->groups.sample_count[SAMPLE_FREE];
     int64_t now = clock_now_ms(hub->clock);
-    if (!hub->learner.ready || hub->stop_ms != 0)
-        return;
     for (int32_t i = 0; i < hub->groups.count && free > 0; i++) {
         struct group *group = hub->groups.items[i];
         if (group->state != GROUP_LEASED && group->state != GROUP_SCORED)
             continue;
         free -= group->sample_count[SAMPLE_FREE];
+        if (group->probe != probes)
+            continue;
         if (group->state == GROUP_LEASED && group->sample_count[SAMPLE_FREE] > 0 &&
             now >= group->not_before_ms && !lease_free(hub, group, rank))
-            return;
+            return false;
         rank++;
     }
-    rank = hub->groups.state_count[GROUP_LEASED] + hub->groups.state_count[GROUP_SCORED];
+    return true;
+}
+
+/* Prompts are measured with what training leaves of the actors' credit. */
+static void plan_probes(struct curriculum_stage *hub)
+{
+    if (!lease_again(hub, true))
+        return;
+    while (hub->groups.probe_count < hub->options.filter.probes &&
+           peer_table_richest(&hub->peers, HONE__ROLE__ROLE_ACTOR) != NULL) {
+        int64_t prompt = prompt_pools_probe(&hub->pools);
+        if (prompt < 0 || !lease_free(hub, add_group(hub, prompt, true), 0))
+            return;
+    }
+}
+
+/* What is measured after the last batch serves nobody. */
+static void end_probes(struct curriculum_stage *hub)
+{
+    for (int32_t i = hub->groups.count - 1; i >= 0 && hub->groups.probe_count > 0; i--) {
+        struct group *group = hub->groups.items[i];
+        if (group->probe)
+            drop_leased(hub, group, DROP_PROBE, "the last batch is formed");
+    }
+}
+
+void dispatch_plan(struct curriculum_stage *hub)
+{
+    if (hub->batch_count >= hub->options.steps)
+        end_probes(hub);
+    if (!hub->learner.ready || hub->stop_ms != 0 || !lease_again(hub, false))
+        return;
+    int32_t rank = group_table_waiting(&hub->groups);
     while (may_dispatch(hub) && peer_table_richest(&hub->peers, HONE__ROLE__ROLE_ACTOR) != NULL) {
         if (!lease_free(hub, new_group(hub), rank++))
             return;
     }
+    if (hub->options.filter.probes > 0 && hub->batch_count < hub->options.steps)
+        plan_probes(hub);
 }
 
 /* ---- sending ---- */

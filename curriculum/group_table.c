@@ -58,6 +58,13 @@ struct group *group_table_add(struct group_table *table, uint64_t order, uint64_
     return group;
 }
 
+void group_table_make_probe(struct group_table *table, struct group *group)
+{
+    HONE_ASSERT(!group->probe);
+    group->probe = true;
+    table->probe_count++;
+}
+
 static int32_t index_of(const struct group_table *table, uint64_t id)
 {
     int32_t low = 0, high = table->count;
@@ -77,6 +84,12 @@ struct group *group_table_find(const struct group_table *table, uint64_t id)
     return index < 0 ? NULL : table->items[index];
 }
 
+int32_t group_table_waiting(const struct group_table *table)
+{
+    const int32_t *count = table->state_count;
+    return count[GROUP_LEASED] + count[GROUP_SCORED] - table->probe_count;
+}
+
 void group_table_move(struct group_table *table, struct group *group, enum group_state state)
 {
     static const bool allowed[GROUP_DROPPED + 1][GROUP_DROPPED + 1] = {
@@ -85,10 +98,12 @@ void group_table_move(struct group_table *table, struct group *group, enum group
         [GROUP_BATCHED] = {[GROUP_TRAINED] = true},
     };
     HONE_ASSERT(allowed[group->state][state]);
-    HONE_ASSERT(group_all_scored(group) ||
-                (state == GROUP_DROPPED && group->reason == DROP_ABANDONED));
-    HONE_ASSERT(state != GROUP_DROPPED ||
-                (group->state == GROUP_LEASED) == (group->reason == DROP_ABANDONED));
+    if (state == GROUP_DROPPED && group->state == GROUP_LEASED)
+        HONE_ASSERT(group_may_lack_samples(group->reason));
+    else
+        HONE_ASSERT(group_all_scored(group));
+    if (state == GROUP_DROPPED && group->state == GROUP_SCORED)
+        HONE_ASSERT(group->reason != DROP_ABANDONED);
     table->state_count[group->state]--;
     table->state_count[state]++;
     group->state = state;
@@ -127,6 +142,7 @@ void group_table_remove(struct group_table *table, struct group *group)
     for (int k = 0; k <= SAMPLE_SCORED; k++)
         table->sample_count[k] -= group->sample_count[k];
     table->state_count[group->state]--;
+    table->probe_count -= group->probe;
     table->count--;
     memmove(&table->items[index], &table->items[index + 1],
             (size_t)(table->count - index) * sizeof *table->items);
@@ -180,6 +196,11 @@ bool group_all_scored(const struct group *group)
     return group->sample_count[SAMPLE_SCORED] == group->size;
 }
 
+bool group_may_lack_samples(enum drop_reason reason)
+{
+    return reason == DROP_ABANDONED || reason == DROP_PROBE;
+}
+
 int32_t group_ok_count(const struct group *group)
 {
     int32_t count = 0;
@@ -203,6 +224,29 @@ bool group_zero_advantage(const struct group *group)
     return true;
 }
 
+struct measurement group_measurement(const struct group *group, double pass_threshold)
+{
+    struct measurement measurement = {0};
+    for (int32_t i = 0; i < group->size; i++) {
+        const struct sample *sample = &group->samples[i];
+        if (sample->state != SAMPLE_SCORED || sample->status != REWARD_OK)
+            continue;
+        measurement.judged++;
+        measurement.passed += (double)sample->total >= pass_threshold;
+    }
+    int64_t oldest = group_oldest_version(group);
+    measurement.version = oldest == INT64_MAX ? 0 : oldest;
+    return measurement;
+}
+
+int64_t group_completion_tokens(const struct group *group)
+{
+    int64_t tokens = 0;
+    for (int32_t i = 0; i < group->size; i++)
+        tokens += group->samples[i].completion_tokens;
+    return tokens;
+}
+
 int64_t group_oldest_version(const struct group *group)
 {
     int64_t oldest = INT64_MAX;
@@ -212,7 +256,8 @@ int64_t group_oldest_version(const struct group *group)
     return oldest;
 }
 
-static const char *const reason_names[] = {"reward_failed", "zero_advantage", "stale", "abandoned"};
+static const char *const reason_names[] = {"reward_failed", "zero_advantage", "stale", "abandoned",
+                                           "probe"};
 
 const char *drop_reason_name(enum drop_reason reason)
 {

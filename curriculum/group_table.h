@@ -3,11 +3,13 @@
  *            every sample has a reward     goes into batch n      batch n is durable
  *   0 LEASED ------------------------> 1 SCORED ---------> 2 BATCHED --------------> 3 TRAINED
  *       |                                |
- *       | its leases fail too often      +--> 4 DROPPED (reward_failed, zero_advantage, stale)
- *       +--------------------------------------> 4 DROPPED (abandoned)
+ *       | its leases fail too often      +--> 4 DROPPED (reward_failed, zero_advantage, stale,
+ * probe)
+ *       +--------------------------------------> 4 DROPPED (abandoned, probe)
  *
  *   state       samples                                      leaves by
- *   0 LEASED    any mixture of free, leased, arrived ...     SCORED, or DROPPED for `abandoned`
+ *   0 LEASED    any mixture of free, leased, arrived ...     SCORED, or DROPPED for `abandoned`;
+ *                                                            a probe, when the run ends
  *   1 SCORED    all scored; the group's fate is open         BATCHED or DROPPED
  *   2 BATCHED   all scored; `batch` is set for good          TRAINED
  *   3 TRAINED   (the record in the log; not in the table)    -
@@ -35,6 +37,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "curriculum/pools/difficulty.h"
 #include "infra/base/id_map.h"
 #include "infra/data/trajectory.h"
 #include "infra/wire/hone.pb-c.h"
@@ -48,6 +51,7 @@ enum drop_reason {
     DROP_ZERO_ADVANTAGE,
     DROP_STALE,
     DROP_ABANDONED,
+    DROP_PROBE, /* it was to measure its prompt, not to be trained */
     DROP_REASON_COUNT
 };
 
@@ -86,6 +90,7 @@ struct group {
     enum drop_reason reason; /* when DROPPED */
     int64_t batch;           /* BATCHED, TRAINED: its batch; DROPPED: the one it was meant for; 0 */
     bool decided;            /* SCORED and found fit for a batch */
+    bool probe;              /* measures its prompt; never SCORED for longer than a tick */
     int32_t failures; /* leases past their deadline or given back since a sample last arrived */
     int64_t not_before_ms; /* monotonic: back-off after a failure; nothing is leased before */
     int32_t size;
@@ -99,6 +104,7 @@ struct group_table {
     struct id_map by_trajectory;             /* -> group id */
     int32_t state_count[GROUP_DROPPED + 1];  /* how many of the items are in each state */
     int32_t sample_count[SAMPLE_SCORED + 1]; /* the same of their samples */
+    int32_t probe_count;                     /* how many of the items are probes */
     size_t message_bytes;                    /* T3 */
 };
 
@@ -107,7 +113,11 @@ void group_table_release(struct group_table *table);
 /* A new LEASED group; orders must come ascending. */
 struct group *group_table_add(struct group_table *table, uint64_t order, uint64_t prompt_id,
                               int32_t size);
+/* A group that was just added measures only. */
+void group_table_make_probe(struct group_table *table, struct group *group);
 struct group *group_table_find(const struct group_table *table, uint64_t id); /* NULL: not there */
+/* Groups LEASED or SCORED that are to be trained. */
+int32_t group_table_waiting(const struct group_table *table);
 /* T1. TRAINED and DROPPED groups stay valid until they are removed. */
 void group_table_move(struct group_table *table, struct group *group, enum group_state state);
 void group_table_remove(struct group_table *table, struct group *group); /* frees it */
@@ -127,8 +137,12 @@ struct sample *group_table_sample(const struct group_table *table, uint64_t traj
                                   struct group **group);
 
 bool group_all_scored(const struct group *group);
+bool group_may_lack_samples(enum drop_reason reason); /* when it is dropped for it */
 int32_t group_ok_count(const struct group *group);    /* samples whose reward is OK */
 bool group_zero_advantage(const struct group *group); /* all OK totals are equal */
+/* OK rewards and, of these, totals of at least pass_threshold; the version is the oldest. */
+struct measurement group_measurement(const struct group *group, double pass_threshold);
+int64_t group_completion_tokens(const struct group *group);
 /* Oldest version over the samples; INT64_MAX when no token was sampled. */
 int64_t group_oldest_version(const struct group *group);
 

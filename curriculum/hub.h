@@ -21,6 +21,7 @@
 #include "curriculum/lease_table.h"
 #include "curriculum/outbox.h"
 #include "curriculum/peer_table.h"
+#include "curriculum/pools/prompt_pools.h"
 #include "curriculum/prompt_order.h"
 #include "curriculum/reward_window.h"
 #include "infra/base/assert.h"
@@ -36,6 +37,7 @@ enum planted_bug {
     PLANTED_DOUBLE_COUNT, /* a sample that has arrived counts again when it is sent again */
     PLANTED_LOST_LEASE,   /* a lease that is taken back leaves its samples behind */
     PLANTED_STALE_BATCH,  /* groups are not checked for their age when a batch is formed */
+    PLANTED_EARLY_FOLD,  /* measurements take effect as they come, not with the next batch */
     PLANTED_COUNT
 };
 
@@ -91,6 +93,7 @@ struct curriculum_stage {
     struct wire_server *server;
 
     struct prompt_order prompts;
+    struct prompt_pools pools;
     struct group_table groups;
     struct lease_table leases;
     struct peer_table peers;
@@ -112,6 +115,7 @@ struct curriculum_stage {
     int64_t zero_drops; /* zero-advantage groups dropped for the batch being formed */
 
     int64_t partial_reports, partial_stale, resumed_tokens; /* since the last batch */
+    int64_t dropped_tokens;           /* completion tokens of groups dropped since the last batch */
     int32_t abandoned_running;        /* groups dropped as abandoned since a trajectory last came */
     int64_t drops[DROP_REASON_COUNT]; /* in the whole run */
     int64_t statuses[REWARD_ERROR + 1];                      /* rewards since the last batch */

@@ -61,6 +61,65 @@ static void add_counts(struct curriculum_stage *hub)
     }
 }
 
+/* Means over the prompts that were measured. */
+static void add_estimates(struct curriculum_stage *hub)
+{
+    const struct prompt_pools *pools = &hub->pools;
+    double age = 0, pass_sum = 0;
+    int64_t measured = 0, k = pools->options.k, enough = 0;
+    for (int64_t i = 0; i < pools->count; i++) {
+        const struct measurement *newest = &pools->prompts[i].difficulty.newest;
+        if (newest->judged == 0)
+            continue;
+        measured++;
+        age += (double)(hub->batch_count - pools->prompts[i].measured_batch);
+        if (newest->judged >= k) {
+            enough++;
+            pass_sum += pass_at_k(newest->judged, newest->passed, k);
+        }
+    }
+    metrics_add(hub->metrics, "filter/est_age_mean", ratio(age, measured));
+    metrics_add(hub->metrics, "filter/pass_at_k", ratio(pass_sum, enough));
+}
+
+static void add_moves(struct curriculum_stage *hub)
+{
+    const struct pool_fold *fold = &hub->pools.fold;
+    for (int from = 0; from < POOL_COUNT; from++)
+        for (int to = 0; to < POOL_COUNT; to++) {
+            char name[48];
+            if (fold->moves[from][to] == 0)
+                continue;
+            snprintf(name, sizeof name, "filter/move/%s_%s",
+                     prompt_pool_name((enum prompt_pool)from),
+                     prompt_pool_name((enum prompt_pool)to));
+            metrics_add(hub->metrics, name, (double)fold->moves[from][to]);
+        }
+}
+
+/* groups: of the batch. */
+static void add_pools(struct curriculum_stage *hub, int32_t groups)
+{
+    static const char *const keys[POOL_COUNT] = {[POOL_UNSEEN] = "filter/pool_unseen",
+                                                 [POOL_EASY] = "filter/easy",
+                                                 [POOL_BAND] = "filter/band",
+                                                 [POOL_HARD] = "filter/hard",
+                                                 [POOL_PARKED] = "filter/parked"};
+    const struct prompt_pools *pools = &hub->pools;
+    for (int pool = 0; pool < POOL_COUNT; pool++)
+        metrics_add(hub->metrics, keys[pool], (double)pools->pool_count[pool]);
+    metrics_add(hub->metrics, "filter/band_high", prompt_pools_band(pools).high);
+    metrics_add(hub->metrics, "filter/round", (double)pools->round);
+    metrics_add(hub->metrics, "filter/measured", (double)pools->fold.measured);
+    metrics_add(hub->metrics, "filter/accept_rate",
+                ratio((double)pools->fold.in_band, pools->fold.measured));
+    metrics_add(hub->metrics, "filter/zero_adv_drop_frac",
+                ratio((double)hub->zero_drops, hub->zero_drops + groups));
+    metrics_add(hub->metrics, "filter/wasted_tokens", (double)hub->dropped_tokens);
+    add_estimates(hub);
+    add_moves(hub);
+}
+
 int hub_report_batch(struct curriculum_stage *hub, const struct group *const *groups, int32_t count)
 {
     struct figures figures = {0};
@@ -79,6 +138,7 @@ int hub_report_batch(struct curriculum_stage *hub, const struct group *const *gr
     metrics_add(hub->metrics, "staleness/max", (double)figures.staleness_max);
     metrics_add(hub->metrics, "time/batch_wait_s", (double)(now - hub->formed_ms) / 1000);
     metrics_add(hub->metrics, "queue/groups_leased", hub->groups.state_count[GROUP_LEASED]);
+    metrics_add(hub->metrics, "queue/probes", hub->groups.probe_count);
     metrics_add(hub->metrics, "queue/groups_scored", hub->groups.state_count[GROUP_SCORED]);
     metrics_add(hub->metrics, "queue/unscored", samples[SAMPLE_ARRIVED] + samples[SAMPLE_SCORING]);
     metrics_add(hub->metrics, "queue/leases", hub->leases.count);
@@ -90,6 +150,9 @@ int hub_report_batch(struct curriculum_stage *hub, const struct group *const *gr
     metrics_add(hub->metrics, "stall/seconds", (double)hub->stalled_ms / 1000);
     hub->stalls = hub->stalled_ms = 0;
     add_counts(hub);
+    if (hub->options.filter.mode != FILTER_OFF)
+        add_pools(hub, count);
+    hub->dropped_tokens = 0;
     hub->formed_ms = now;
     return metrics_end(hub->metrics);
 }

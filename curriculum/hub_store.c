@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "curriculum/pools/pools_store.h"
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
 #include "infra/base/log.h"
@@ -18,6 +19,7 @@ static const char state_key[] = "hub";
 void hub_store_group(struct curriculum_stage *hub, const struct group *group)
 {
     Hone__GroupRecord record = HONE__GROUP_RECORD__INIT;
+    Hone__MeasurementRecord measured = HONE__MEASUREMENT_RECORD__INIT;
     uint64_t *ids = MEMORY_ARRAY(uint64_t, group->size);
     for (int32_t i = 0; i < group->size; i++)
         ids[i] = group->samples[i].trajectory_id;
@@ -32,6 +34,13 @@ void hub_store_group(struct curriculum_stage *hub, const struct group *group)
         record.reason = (char *)(uintptr_t)drop_reason_name(group->reason);
     record.n_trajectory_ids = (size_t)group->size;
     record.trajectory_ids = ids;
+    record.has_probe = record.probe = group->probe;
+    if (hub->options.filter.mode != FILTER_OFF && group->state != GROUP_LEASED &&
+        group_all_scored(group)) {
+        struct measurement counts = group_measurement(group, hub->options.filter.pass_threshold);
+        pools_build_measurement(&measured, &counts);
+        record.measured = &measured;
+    }
     log_record_put(hub->log, LOG_GROUPS, group->id, &record.base);
     memory_free(ids);
 }
@@ -86,6 +95,7 @@ void hub_store_batch(struct curriculum_stage *hub, int64_t number)
 void hub_store_state(struct curriculum_stage *hub)
 {
     Hone__HubState record = HONE__HUB_STATE__INIT;
+    struct filter_message filter;
     struct text bytes;
     record.next_order = hub->next_order;
     record.next_lease = hub->next_lease;
@@ -98,6 +108,10 @@ void hub_store_state(struct curriculum_stage *hub)
     record.learner_version = hub->done_batch;
     record.has_trimmed_batch = hub->trimmed_batch > 0;
     record.trimmed_batch = hub->trimmed_batch;
+    if (hub->options.filter.mode != FILTER_OFF) {
+        pools_build_state(&filter, &hub->pools);
+        record.filter = &filter.message;
+    }
     text_init(&bytes);
     wire_pack(&record.base, &bytes);
     run_log_put(hub->log, LOG_META, state_key, strlen(state_key), bytes.data, bytes.length);

@@ -7,6 +7,7 @@
 
 #include "curriculum/hub_store.h"
 #include "curriculum/partial.h"
+#include "curriculum/pools/pools_store.h"
 #include "infra/base/error.h"
 #include "infra/base/log.h"
 #include "infra/wire/codec.h"
@@ -24,6 +25,9 @@ static int recover_state(struct curriculum_stage *hub, int64_t *next_batch)
     int rc = hub_read_state(hub->log, &record);
     if (rc <= 0)
         return rc;
+    if (hub->options.filter.mode != FILTER_OFF && record->filter != NULL &&
+        pools_read_state(record->filter, &hub->pools) < 0)
+        rc = error_last();
     hub->next_order = record->next_order;
     hub->next_lease = record->next_lease;
     hub->fence = record->fence;
@@ -90,6 +94,8 @@ static int recover_one_group(struct curriculum_stage *hub, const Hone__GroupReco
         return 0;
     struct group *group =
         group_table_add(&hub->groups, record->order, record->prompt_id, record->size);
+    if (record->has_probe && record->probe)
+        group_table_make_probe(&hub->groups, group);
     for (int32_t i = 0; i < group->size; i++)
         if (record->trajectory_ids[i] != 0)
             group_table_hold(&hub->groups, group, i, record->trajectory_ids[i]);
@@ -212,11 +218,24 @@ out:
     return rc;
 }
 
+/* A run that has no log yet starts from what a checkpoint's measurements say. */
+static int recover_pools(struct curriculum_stage *hub, bool is_new)
+{
+    if (hub->options.filter.mode == FILTER_OFF)
+        return 0;
+    if (is_new) {
+        prompt_pools_take_initial(&hub->pools);
+        return 0;
+    }
+    int64_t rc = pools_load(hub->log, &hub->pools);
+    return rc < 0 ? (int)rc : 0;
+}
+
 int hub_recover(struct curriculum_stage *hub)
 {
     int64_t next_batch = 1;
     int rc = recover_state(hub, &next_batch);
-    if (rc < 0)
+    if (rc < 0 || (rc = recover_pools(hub, rc == 0)) < 0)
         return rc;
     if ((rc = run_log_scan(hub->log, LOG_BATCHES, recover_batch, hub)) < 0)
         return rc;

@@ -136,7 +136,7 @@ static bool add_group(const struct curriculum_stage *hub, struct wait_chain *cha
     for (int32_t i = 0; i < hub->groups.count; i++) {
         const struct group *group = hub->groups.items[i];
         for (int32_t k = 0; group->state == GROUP_LEASED && k < group->size; k++) {
-            if (group->samples[k].state == SAMPLE_SCORED)
+            if (group->probe || group->samples[k].state == SAMPLE_SCORED)
                 continue;
             add_sample(hub, chain, group, &group->samples[k]);
             return true;

@@ -6,6 +6,7 @@
 
 #include "commands/commands.h"
 #include "commands/log/logged_run.h"
+#include "commands/log/pools_report.h"
 #include "commands/pipeline.h"
 #include "commands/stage_options.h"
 #include "commands/stages.h"
@@ -193,11 +194,12 @@ static int read_filters(const struct command_line *line, struct inspection *insp
     inspection->tokens = command_flag(line, "tokens");
     inspection->status = command_value(line, "status");
     if (inspection->status != NULL && !is_status_word(inspection->status))
-        return error_set(HONE_EINVAL,
-                         "--status %s: expected unscored, ok, abstain, timeout or error (the "
-                         "reward); leased, scored, batched, trained or dropped (its group); or why "
-                         "the group was dropped: reward_failed, zero_advantage, stale, abandoned",
-                         inspection->status);
+        return error_set(
+            HONE_EINVAL,
+            "--status %s: expected unscored, ok, abstain, timeout or error (the "
+            "reward); leased, scored, batched, trained or dropped (its group); or why "
+            "the group was dropped: reward_failed, zero_advantage, stale, abandoned, probe",
+            inspection->status);
     if ((rc = command_int(line, "limit", 1, INT64_MAX, &inspection->limit)) < 0 ||
         (rc = command_int(line, "prompt", -1, INT64_MAX, &inspection->prompt)) < 0 ||
         (rc = command_int(line, "version", -1, INT64_MAX, &inspection->version)) < 0 ||
@@ -280,8 +282,14 @@ int command_inspect(const struct command_line *line)
     if ((rc = logged_run_log(&run, &log)) < 0)
         goto out;
     inspection.log = log;
-    if (stage_input_model(&recipe, &run, "rl", model, sizeof model) == 0 &&
-        tokenizer_load(&inspection.tokenizer, model) < 0)
+    bool has_model = stage_input_model(&recipe, &run, "rl", model, sizeof model) == 0;
+    if (command_flag(line, "pools")) {
+        rc = inspection.prompt >= 0 ? pools_report_prompt(log, inspection.prompt, stdout)
+             : has_model            ? pools_report_print(&run, &recipe, model, log, stdout)
+                                    : error_last();
+        goto out;
+    }
+    if (has_model && tokenizer_load(&inspection.tokenizer, model) < 0)
         fprintf(stderr, "hone: %s: text is not shown\n", error_message());
     rc = trajectory_log_scan(log, visit_trajectory, &inspection);
     if (rc >= 0)

@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -186,6 +187,27 @@ static void check_truncation(const struct check *check)
              "rl.truncated_sampling: importance to take ratios to that distribution");
 }
 
+static void check_filter(const struct check *check)
+{
+    const struct filter_settings *filter = &check->recipe->rl.filter;
+    if (filter->mode == RECIPE_FILTER_OFF)
+        return;
+    if (filter->low > filter->high_min || filter->high_min > filter->high)
+        fail(check, "rl.filter.high_min", "expected low <= high_min <= high, got %g, %g, %g",
+             filter->low, filter->high_min, filter->high);
+    if (filter->hard_share + filter->easy_share >= 1.0)
+        fail(check, "rl.filter.hard_share",
+             "with easy_share (%g) nothing is left for prompts in the band", filter->easy_share);
+    for (int32_t i = 0; i < filter->mix.count; i++) {
+        const char *item = filter->mix.items[i], *equals = strrchr(item, '=');
+        char *end = NULL;
+        double factor = equals != NULL ? strtod(equals + 1, &end) : 0.0;
+        if (equals == NULL || equals == item || *end != '\0' || !(factor > 0.0 && factor <= 1e6))
+            fail(check, "rl.filter.mix",
+                 "expected CAPABILITY=FACTOR with a factor above 0, got '%.80s'", item);
+    }
+}
+
 static void check_rl(const struct check *check)
 {
     const struct rl_settings *rl = &check->recipe->rl;
@@ -209,6 +231,7 @@ static void check_rl(const struct check *check)
              (long long)(rl->checkpoint_steps * rl->keep_checkpoints));
     check_objective(check);
     check_truncation(check);
+    check_filter(check);
     if (rl->sampling.stop.count > 8)
         fail(check, "rl.sampling.stop", "at most 8 stops, got %d", rl->sampling.stop.count);
 }

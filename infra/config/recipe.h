@@ -218,6 +218,22 @@ struct guard_settings {
     int64_t rollbacks_max; /* in 1,000 batches; 0: the first signal stops the run */
 };
 
+enum recipe_filter { RECIPE_FILTER_OFF, RECIPE_FILTER_MEASURE, RECIPE_FILTER_ON };
+
+/* Which prompts are trained. */
+struct filter_settings {
+    enum recipe_filter mode;
+    const char *pools; /* of `hone filter`; "": nothing is known at first */
+    double low, high;  /* shares of samples that pass */
+    double high_min, high_step;
+    int64_t certificate; /* samples */
+    double hard_share, easy_share;
+    int64_t round_steps, expire_steps; /* batches */
+    double accept_min;
+    int64_t probe_groups;
+    struct string_list mix; /* "CAPABILITY=FACTOR" */
+};
+
 struct actor_settings {
     int64_t slots;
     int64_t prefill_chunk_tokens;
@@ -247,6 +263,7 @@ struct rl_settings {
     double lease_timeout_s;
     int64_t lease_retries;
     struct actor_settings actor;
+    struct filter_settings filter;
     struct guard_settings guards;
     int64_t eval_steps; /* 0: only after the stage */
 };

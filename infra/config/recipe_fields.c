@@ -49,6 +49,7 @@ static const char *const scale_names[] = {
 static const char *const ratio_names[] = {"token", "sequence", NULL};
 static const char *const clipping_names[] = {"ppo", "cispo", "aipo", "none", NULL};
 static const char *const kl_in_names[] = {"loss", "reward", NULL};
+static const char *const filter_names[] = {"off", "measure", "on", NULL};
 static const char *const truncated_names[] = {"refuse", "importance", NULL};
 static const char *const aggregation_names[] = {"token_mean", "sequence_mean", "constant", NULL};
 static const char *const off_policy_names[] = {
@@ -391,6 +392,45 @@ static const struct config_field guard_fields[] = {
         "Going back more often in 1,000 batches stops the run; 0 stops it at once"),
     END};
 
+static const struct config_field filter_fields[] = {
+    ENUM(
+        "mode", filter_settings, mode, "off", filter_names,
+        "off: prompts come in the order of epochs. on: each prompt is in a pool by how many of its "
+        "newest group's samples passed (reward.pass_threshold), and what is trained is chosen by "
+        "pool. measure: pools are kept and the choice is that of off, for comparison"),
+    PATH("pools", filter_settings, pools,
+         "What `hone filter` measured: where the pools start from; empty: all prompts are unseen"),
+    FLOAT("low", filter_settings, low, "0.125", 0, 1, NULL,
+          "Share of passed samples below which a prompt is hard"),
+    FLOAT("high", filter_settings, high, "0.75", 0, 1, NULL,
+          "Share above which it is easy, in the first round"),
+    FLOAT("high_min", filter_settings, high_min, "0.5", 0, 1, NULL,
+          "high does not come down further than this"),
+    FLOAT("high_step", filter_settings, high_step, "0.05", 0, 1, NULL,
+          "high comes down by this with each round: prompts get harder"),
+    INT("certificate", filter_settings, certificate, "64", 1, 1048576, "samples",
+        "A prompt of which so many samples in a row did not pass is parked until it is measured "
+        "again"),
+    FLOAT("hard_share", filter_settings, hard_share, "0.1", 0, 1, NULL,
+          "Share of each batch for hard prompts"),
+    FLOAT("easy_share", filter_settings, easy_share, "0.05", 0, 1, NULL,
+          "Share of each batch for easy prompts, so that what is forgotten is seen"),
+    INT("round_steps", filter_settings, round_steps, "50", 1, STEPS_MAX, "batches",
+        "Length of a round"),
+    INT("expire_steps", filter_settings, expire_steps, "200", 1, STEPS_MAX, "batches",
+        "When a round begins, prompts outside the band whose measurement is older are measured "
+        "again"),
+    FLOAT(
+        "accept_min", filter_settings, accept_min, "0.25", 0, 1, NULL,
+        "When fewer of a round's measurements are in the band, what was measured before the round "
+        "is measured again at once; 0 is off"),
+    INT("probe_groups", filter_settings, probe_groups, "4", 0, 1048576, "groups",
+        "Groups that measure prompts at once on actors that training leaves idle; none at "
+        "staleness_max 0, where the result must not depend on timing"),
+    LIST("mix", filter_settings, mix, "", NULL,
+         "CAPABILITY=FACTOR: a capability's slots are its share of the dataset times this"),
+    END};
+
 static const struct config_field rl_fields[] = {
     TABLE("data", rl_settings, data, rl_data_fields, "The prompts of the RL stage."),
     INT("steps", rl_settings, steps, "100", 1, STEPS_MAX, "steps", "Batches to train on"),
@@ -430,6 +470,8 @@ static const struct config_field rl_fields[] = {
     INT("lease_retries", rl_settings, lease_retries, "3", 0, 100, "leases",
         "Leases of a group that may expire or be given back in a row; then the group is dropped"),
     TABLE("actor", rl_settings, actor, actor_fields, "The generation engine of each actor."),
+    TABLE("filter", rl_settings, filter, filter_fields,
+          "Hard-prompt filtering: which prompts are trained, by what the policy can do now."),
     TABLE("guards", rl_settings, guards, guard_fields,
           "What watches the policy: batches that are skipped, and the last good checkpoint to go "
           "back to. Loss or gradient that is not a number, and kl_limit, are always watched."),

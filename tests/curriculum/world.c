@@ -57,6 +57,23 @@ struct world_options world_defaults(void)
     return options;
 }
 
+struct filter_options world_filter(void)
+{
+    return (struct filter_options){.mode = FILTER_ON,
+                                   .pass_threshold = 2,
+                                   .low = 0.125,
+                                   .high = 0.75,
+                                   .high_min = 0.5,
+                                   .high_step = 0.125,
+                                   .certificate = 8,
+                                   .hard_share = 0.1,
+                                   .easy_share = 0.1,
+                                   .round_steps = 2,
+                                   .expire_steps = 3,
+                                   .accept_min = 0.25,
+                                   .k = 2};
+}
+
 /* ---- processes ---- */
 
 static void connect_worker(struct world *world, struct fake_worker *worker)
@@ -147,6 +164,7 @@ void world_stop_hub(struct world *world)
 
 void world_start(struct world *world, const struct world_options *options)
 {
+    static char kinds[3][8] = {"add", "count", "order"};
     char name[16];
     memset(world, 0, sizeof *world);
     world->options = *options;
@@ -160,6 +178,7 @@ void world_start(struct world *world, const struct world_options *options)
     world->prompts = MEMORY_ARRAY(struct prompt, PROMPT_COUNT);
     for (int i = 0; i < PROMPT_COUNT; i++) {
         world->prompts[i].id = (uint64_t)i;
+        world->prompts[i].capability = kinds[i % 3];
         world->prompts[i].token_count = 1 + i % 3;
         world->prompts[i].tokens = MEMORY_ARRAY(int32_t, world->prompts[i].token_count);
         for (int k = 0; k < world->prompts[i].token_count; k++)

@@ -108,6 +108,7 @@ struct world {
 };
 
 struct world_options world_defaults(void);
+struct filter_options world_filter(void); /* FILTER_ON */
 void world_start(struct world *world, const struct world_options *options);
 void world_end(struct world *world); /* removes the log too */
 void world_tick(struct world *world);

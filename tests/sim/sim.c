@@ -51,6 +51,23 @@ static int between(struct sim *sim, int low, int high)
 
 /* ---- what a seed says ---- */
 
+/* Of draws of its own: half the seeds run without. */
+static void draw_filter(const struct sim *sim, struct curriculum_options *hub)
+{
+    struct rng_key key = {sim->options.seed, RNG_SIM, 4, 0};
+    struct filter_options *filter = &hub->filter;
+    if (rng_below(&key, 0, 2) == 0)
+        return;
+    *filter = world_filter();
+    filter->mode = rng_below(&key, 1, 4) == 0 ? FILTER_MEASURE : FILTER_ON;
+    filter->pass_threshold = (double)rng_below(&key, 2, 6);
+    filter->certificate = 1 + (int32_t)rng_below(&key, 3, 12);
+    filter->round_steps = 1 + (int64_t)rng_below(&key, 4, 4);
+    filter->expire_steps = 1 + (int64_t)rng_below(&key, 5, 4);
+    if (hub->staleness_max > 0)
+        filter->probes = (int32_t)rng_below(&key, 6, 4);
+}
+
 static void draw_run(struct sim *sim, struct world_options *options)
 {
     static const int staleness[] = {0, 0, 1, 2, 4};
@@ -75,6 +92,7 @@ static void draw_run(struct sim *sim, struct world_options *options)
     options->rates.duplicate = between(sim, 0, 60);
     options->rates.progress = between(sim, 0, 60);
     sim->storm_ticks = between(sim, 50, 500);
+    draw_filter(sim, &options->hub);
 }
 
 static int maybe(struct sim *sim, int most)

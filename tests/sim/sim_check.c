@@ -105,7 +105,7 @@ static void check_conservation(const struct world *world)
             "G1: %llu groups dispatched, %d in flight, %lld trained, %lld dropped",
             (unsigned long long)hub->next_order, hub->groups.count, (long long)trained,
             (long long)dropped);
-    int64_t ahead = hub->groups.state_count[GROUP_LEASED] + hub->groups.state_count[GROUP_SCORED] +
+    int64_t ahead = group_table_waiting(&hub->groups) +
                     (hub->batch_count - hub->done_batch) * options->prompts_per_step;
     REQUIRE(ahead <= (options->staleness_max + 1) * options->prompts_per_step,
             "G3: %lld groups are dispatched and not trained", (long long)ahead);
@@ -166,6 +166,7 @@ static void shadow_clear(void)
 {
     group_table_release(&shadow.groups);
     lease_table_release(&shadow.leases);
+    prompt_pools_release(&shadow.pools);
     for (int64_t i = 0; i < shadow.batch_count; i++)
         memory_free(shadow.batches[i].group_ids);
     memory_free(shadow.batches);
@@ -201,7 +202,8 @@ static void compare_groups(const struct curriculum_stage *hub)
     for (int32_t i = 0; i < hub->groups.count; i++) {
         const struct group *own = hub->groups.items[i], *logged = shadow.groups.items[i];
         REQUIRE(own->id == logged->id && own->state == logged->state &&
-                    own->prompt_id == logged->prompt_id && own->batch == logged->batch,
+                    own->probe == logged->probe && own->prompt_id == logged->prompt_id &&
+                    own->batch == logged->batch,
                 "H2: group %llu: state %d in the table, %d in the log", (unsigned long long)own->id,
                 (int)own->state, (int)logged->state);
         for (int32_t k = 0; k < own->size; k++)
@@ -243,17 +245,85 @@ static void compare_batches(const struct world *world)
                 "H2: batch %lld is another in the log", (long long)n + 1);
 }
 
+/* What is selected next follows from the queues, and they from the prompts. */
+static void compare_queues(const struct prompt_queue *own, const struct prompt_queue *logged)
+{
+    REQUIRE(own->count == logged->count, "H2: %lld prompts are queued, %lld by the log",
+            (long long)own->count, (long long)logged->count);
+    for (int64_t i = 0; i < logged->count; i++) {
+        const struct prompt_rank *rank = &logged->items[i];
+        int64_t place = own->places[rank->id];
+        REQUIRE(place >= 0 && place < own->count && own->items[place].id == rank->id &&
+                    own->items[place].major == rank->major &&
+                    own->items[place].minor == rank->minor,
+                "H2: prompt %lld is queued elsewhere by the log", (long long)rank->id);
+    }
+}
+
+static bool is_same_measurement(const struct measurement *a, const struct measurement *b)
+{
+    return a->judged == b->judged && a->passed == b->passed && a->version == b->version;
+}
+
+static void compare_pools(const struct prompt_pools *own)
+{
+    const struct prompt_pools *logged = &shadow.pools;
+    REQUIRE(own->round == logged->round && own->round_batch == logged->round_batch &&
+                own->window_measured == logged->window_measured &&
+                own->window_in_band == logged->window_in_band &&
+                memcmp(own->class_deficit, logged->class_deficit, sizeof own->class_deficit) == 0 &&
+                memcmp(own->pool_count, logged->pool_count, sizeof own->pool_count) == 0,
+            "H2: the pools' state is another in the log");
+    for (int64_t i = 0; i < own->count; i++) {
+        const struct pool_prompt *a = &own->prompts[i], *b = &logged->prompts[i];
+        REQUIRE(a->difficulty.pool == b->difficulty.pool &&
+                    a->difficulty.leaning == b->difficulty.leaning &&
+                    a->difficulty.tries == b->difficulty.tries &&
+                    is_same_measurement(&a->difficulty.newest, &b->difficulty.newest) &&
+                    is_same_measurement(&a->pending, &b->pending) &&
+                    a->measured_batch == b->measured_batch && a->due == b->due &&
+                    a->in_flight == b->in_flight && a->settled == b->settled &&
+                    a->selections == b->selections && a->judged_all == b->judged_all &&
+                    a->passed_all == b->passed_all && a->failed == b->failed,
+                "H2: prompt %lld is another in the log", (long long)i);
+    }
+    for (int32_t i = 0; i < own->capability_count; i++) {
+        const struct pool_capability *a = &own->capabilities[i], *b = &logged->capabilities[i];
+        REQUIRE(a->deficit == b->deficit, "H2: capability %d is owed something else by the log", i);
+        for (int class = 0; class < CLASS_COUNT; class ++)
+            compare_queues(&a->queues[class], &b->queues[class]);
+    }
+}
+
+/* Every group of a prompt that is not folded in is known to its prompt. */
+static void check_pools(const struct curriculum_stage *hub)
+{
+    const struct prompt_pools *pools = &hub->pools;
+    for (int32_t i = 0; i < hub->groups.count; i++) {
+        const struct group *group = hub->groups.items[i];
+        const struct pool_prompt *prompt = &pools->prompts[group->prompt_id];
+        REQUIRE(group->state != GROUP_LEASED || prompt->in_flight > prompt->settled,
+                "Q2: group %llu is in flight and its prompt is not", (unsigned long long)group->id);
+    }
+    REQUIRE(hub->groups.probe_count <= hub->options.filter.probes, "more probes than there may be");
+}
+
 static void check_log(const struct world *world)
 {
-    shadow.options = world->hub->options;
+    const struct curriculum_options *options = &world->hub->options;
+    shadow_clear();
+    shadow.options = *options;
     shadow.log = world->log;
     shadow.clock = world->hub->clock;
-    shadow_clear();
+    prompt_pools_init(&shadow.pools, &options->filter, options->prompts, options->prompt_count,
+                      options->seed, options->prompts_per_step);
     if (hub_recover(&shadow) < 0)
         fail_msg("H2: the log cannot be recovered: %s", error_message());
     compare_batches(world);
     compare_groups(world->hub);
     compare_leases(world->hub);
+    if (options->filter.mode != FILTER_OFF)
+        compare_pools(&world->hub->pools);
     shadow_clear();
 }
 
@@ -263,6 +333,8 @@ void sim_check(struct world *world)
     check_leases(world->hub);
     check_conservation(world);
     check_batches(world);
+    if (world->hub->options.filter.mode != FILTER_OFF)
+        check_pools(world->hub);
     if (run_log_has_staged(world->log)) /* a commit has failed and will be tried again */
         return;
     check_monotone(world->hub);

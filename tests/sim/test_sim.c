@@ -157,7 +157,7 @@ static int run_planted(uint64_t count)
 {
 #ifdef HONE_PLANT_BUG
     static const char *const names[PLANTED_COUNT] = {"no bug", "double count", "lost lease",
-                                                     "stale batch"};
+                                                     "stale batch", "early fold"};
     int failures = 0;
     for (int bug = PLANTED_NONE; bug < PLANTED_COUNT; bug++) {
         planted_bug = (enum planted_bug)bug;

@@ -1,135 +1,69 @@
-#include "commands/evaluate.h"
+#include "commands/measure/evaluate.h"
 
 #include <jansson.h>
 #include <math.h>
 #include <string.h>
 
-#include "actors/engine_plan.h"
-#include "actors/rollout_engine.h"
-#include "commands/prompts.h"
-#include "commands/stage_options.h"
+#include "commands/measure/prompt_sampler.h"
+#include "curriculum/pools/difficulty.h"
 #include "infra/base/error.h"
 #include "infra/base/file.h"
-#include "infra/base/log.h"
 #include "infra/base/memory.h"
-#include "infra/base/rng.h"
-#include "infra/telemetry/progress.h"
 
-/* One evaluation: everything it opens, and what it counts. */
+/* One evaluation: what it samples, and what it counts. */
 struct evaluation {
-    const struct recipe *recipe;
-    struct compute compute;
-    struct tokenizer *tokenizer;
-    struct model *model;
-    struct rollout_engine *engine;
-    struct reward_set *rewards;
-    struct reward_options reward_options;
-    struct prompt_set set;
-    struct sampling sampling;
+    struct prompt_sampler sampler;
     struct text samples;     /* JSON lines, in prompt order */
     struct trajectory *done; /* [prompts * samples] by prompt, then sample */
     int64_t samples_per_prompt;
 };
 
-static int evaluation_open(struct evaluation *e, const char *model_directory, int threads)
+static int evaluation_open(struct evaluation *e, const struct recipe *recipe,
+                           const char *model_directory, int threads)
 {
-    const struct eval_settings *settings = &e->recipe->eval;
+    const struct eval_settings *settings = &recipe->eval;
+    const struct prompt_sampler_options options = {
+        .data = &settings->data,
+        .sampling = &settings->sampling,
+        .max_prompt_tokens = settings->max_prompt_tokens,
+        .max_prompts = settings->max_prompts,
+        .slots = settings->slots,
+        .data_key = "eval.data",
+        .sampling_key = "eval.sampling",
+    };
     e->samples_per_prompt = settings->samples;
     text_init(&e->samples);
-    int rc = compute_open(&e->compute, threads);
-    if (rc < 0)
-        return rc;
-    if ((rc = tokenizer_load(&e->tokenizer, model_directory)) < 0)
-        return rc;
-    if ((rc = prompt_set_load(&e->set, &settings->data, e->tokenizer, settings->max_prompt_tokens,
-                              settings->max_prompts, "eval.data")) < 0)
-        return rc;
-    struct model_config config;
-    if ((rc = model_config_read(&config, model_directory)) < 0 ||
-        (rc = sampling_from(&e->sampling, &settings->sampling, &config, e->tokenizer,
-                            (uint64_t)e->recipe->seed, "eval.sampling")) < 0)
-        return rc;
-    int64_t longest = settings->max_prompt_tokens + settings->sampling.max_completion_tokens;
-    struct rollout_engine_options options = {
-        .slots = (int32_t)settings->slots,
-        .prefill_chunk_tokens = 256,
-        .max_sequence_tokens =
-            (int32_t)(longest < config.max_positions ? longest : config.max_positions),
-        .rng_purpose = RNG_EVAL,
-    };
-    enum dtype dtype = compute_dtype(e->recipe);
-    if ((rc = engine_plan_announce(&config, dtype, &options, threads)) < 0 ||
-        (rc = model_load(&e->model, model_directory, dtype, false, &e->compute)) < 0 ||
-        (rc = rollout_engine_create(&e->engine, e->model, &options, &e->compute)) < 0)
-        return rc;
-    reward_options_from(&e->reward_options, e->recipe);
-    if ((rc = reward_set_create(&e->rewards, e->reward_options.parts, e->reward_options.count,
-                                clock_system())) < 0)
-        return rc;
-    e->done = MEMORY_ARRAY(struct trajectory, e->set.count * e->samples_per_prompt);
-    return 0;
+    int rc = prompt_sampler_open(&e->sampler, recipe, &options, model_directory, threads);
+    if (rc == 0)
+        e->done = MEMORY_ARRAY(struct trajectory, e->sampler.set.count * e->samples_per_prompt);
+    return rc;
 }
 
 static void evaluation_close(struct evaluation *e)
 {
-    for (int64_t i = 0; e->done != NULL && i < e->set.count * e->samples_per_prompt; ++i)
+    for (int64_t i = 0; e->done != NULL && i < e->sampler.set.count * e->samples_per_prompt; ++i)
         trajectory_release(&e->done[i]);
     memory_free(e->done);
-    reward_set_destroy(e->rewards);
-    reward_options_release(&e->reward_options);
-    rollout_engine_destroy(e->engine);
-    model_free(e->model);
-    prompt_set_release(&e->set);
-    tokenizer_free(e->tokenizer);
-    compute_close(&e->compute);
+    prompt_sampler_close(&e->sampler);
     text_release(&e->samples);
 }
 
-/* Samples everything; completions land in e->done. Returns tokens sampled. */
-static int64_t evaluation_sample(struct evaluation *e, const char *label)
+static int keep_sample(void *context, int64_t prompt, struct trajectory *trajectory)
 {
-    int64_t total = e->set.count * e->samples_per_prompt, submitted = 0, finished = 0, tokens = 0;
-    struct progress *progress = progress_create(label, "samples", total);
-    rollout_engine_set_version(e->engine, 0);
-    while (finished < total) {
-        while (submitted < total && rollout_engine_room(e->engine) > 0) {
-            const struct prompt *prompt = &e->set.prompts[submitted / e->samples_per_prompt];
-            struct rollout_request request = {
-                .user = (uint64_t)submitted,
-                .prompt_id = prompt->id,
-                .group_id = prompt->id,
-                .sample_index = (int32_t)(submitted % e->samples_per_prompt),
-                .prompt_tokens = prompt->tokens,
-                .prompt_token_count = prompt->token_count,
-                .sampling = e->sampling,
-            };
-            if (rollout_engine_submit(e->engine, &request) < 0)
-                return -1;
-            submitted++;
-        }
-        rollout_engine_step(e->engine);
-        struct trajectory trajectory;
-        uint64_t user;
-        while (rollout_engine_finished(e->engine, &trajectory, &user) == 1) {
-            tokens += trajectory_completion_tokens(&trajectory);
-            e->done[user] = trajectory;
-            finished++;
-        }
-        progress_update(progress, finished, NULL);
-    }
-    progress_finish(progress, NULL);
-    return tokens;
+    struct evaluation *e = context;
+    e->done[prompt * e->samples_per_prompt + trajectory->sample_index] = *trajectory;
+    return 0;
 }
 
-/* pass@k of one prompt from c passes in n samples: 1 - C(n-c, k) / C(n, k). */
-static double pass_at_k(int64_t n, int64_t c, int64_t k)
+/* Samples everything; completions land in e->done. Returns tokens sampled. */
+static int64_t evaluation_sample(struct evaluation *e)
 {
-    if (n - c < k)
-        return 1.0;
-    double miss = 1.0;
-    for (int64_t i = 0; i < k; ++i)
-        miss *= (double)(n - c - i) / (double)(n - i);
-    return 1.0 - miss;
+    const struct prompt_sampling all = {.prompt_count = e->sampler.set.count,
+                                        .count = (int32_t)e->samples_per_prompt,
+                                        .label = "eval",
+                                        .finished = keep_sample,
+                                        .context = e};
+    return prompt_sampler_run(&e->sampler, &all);
 }
 
 static struct evaluate_slice *slice_of(struct evaluate_result *result, const char *capability)
@@ -170,36 +104,16 @@ static void append_sample(struct text *out, const struct prompt *prompt,
 static int evaluation_score_prompt(struct evaluation *e, int64_t index,
                                    struct evaluate_result *result, double *pass_square_sum)
 {
-    const struct prompt *prompt = &e->set.prompts[index];
+    const struct prompt *prompt = &e->sampler.set.prompts[index];
     int64_t n = 0, passed = 0;
     int rc = 0;
     struct text completion;
     text_init(&completion);
     for (int64_t s = 0; s < e->samples_per_prompt; ++s) {
-        struct trajectory *t = &e->done[index * e->samples_per_prompt + s];
-        const int32_t *ids = t->tokens + t->prompt_tokens;
-        text_clear(&completion);
-        if ((rc = tokenizer_decode(e->tokenizer, ids, t->token_count - t->prompt_tokens, true,
-                                   &completion)) < 0)
-            break;
-        struct reward_input input = {
-            .id = (uint64_t)(index * e->samples_per_prompt + s),
-            .prompt = prompt->text,
-            .completion = completion.data,
-            .ground_truth = prompt->ground_truth,
-            .data_source = prompt->data_source,
-            .capability = prompt->capability,
-            .extra_json = prompt->extra_json,
-            .prompt_ids = t->tokens,
-            .completion_ids = ids,
-            .prompt_id_count = t->prompt_tokens,
-            .completion_id_count = t->token_count - t->prompt_tokens,
-            .finish = t->finish,
-            .longest_tokens = (int32_t)e->recipe->eval.sampling.max_completion_tokens,
-            .overlong_buffer_tokens = (int32_t)e->recipe->reward.overlong_buffer_tokens,
-        };
+        const struct trajectory *t = &e->done[index * e->samples_per_prompt + s];
         struct reward reward;
-        reward_set_score(e->rewards, &input, 1, &reward);
+        if ((rc = prompt_sampler_score(&e->sampler, index, t, &completion, &reward)) < 0)
+            break;
         append_sample(&e->samples, prompt, t, &completion, &reward);
         result->length_mean += (double)trajectory_completion_tokens(t);
         result->truncated += t->finish == FINISH_LENGTH ? 1.0 : 0.0;
@@ -208,7 +122,7 @@ static int evaluation_score_prompt(struct evaluation *e, int64_t index,
             continue;
         }
         n++;
-        passed += (double)reward.total >= e->recipe->reward.pass_threshold;
+        passed += (double)reward.total >= e->sampler.recipe->reward.pass_threshold;
         result->reward_mean += (double)reward.total;
     }
     text_release(&completion);
@@ -230,12 +144,12 @@ static int evaluation_score_prompt(struct evaluation *e, int64_t index,
 static int evaluation_score(struct evaluation *e, struct evaluate_result *result)
 {
     double square_sum = 0.0;
-    for (int64_t i = 0; i < e->set.count; ++i) {
+    for (int64_t i = 0; i < e->sampler.set.count; ++i) {
         int rc = evaluation_score_prompt(e, i, result, &square_sum);
         if (rc < 0)
             return rc;
     }
-    int64_t total = e->set.count * e->samples_per_prompt, scored = total - result->unscored;
+    int64_t total = e->sampler.set.count * e->samples_per_prompt, scored = total - result->unscored;
     if (scored == 0)
         return error_set(
             HONE_EPEER, "eval: none of the %lld samples could be scored; see the rewards' messages",
@@ -256,17 +170,18 @@ static int evaluation_score(struct evaluation *e, struct evaluate_result *result
 int evaluate(const struct recipe *recipe, const char *model_directory, const char *samples_path,
              int threads, struct evaluate_result *result)
 {
-    struct evaluation e = {.recipe = recipe};
+    struct evaluation e;
+    memset(&e, 0, sizeof e);
     memset(result, 0, sizeof *result);
-    int rc = evaluation_open(&e, model_directory, threads);
+    int rc = evaluation_open(&e, recipe, model_directory, threads);
     if (rc < 0)
         goto out;
     result->samples = e.samples_per_prompt;
     result->k = recipe->eval.k;
     int64_t begin = clock_now_ns(clock_system());
-    int64_t tokens = evaluation_sample(&e, "eval");
+    int64_t tokens = evaluation_sample(&e);
     if (tokens < 0) {
-        rc = error_last();
+        rc = (int)tokens;
         goto out;
     }
     result->seconds = (double)(clock_now_ns(clock_system()) - begin) * 1e-9;

@@ -1,8 +1,8 @@
 /* Evaluation: samples completions of held-out prompts from a checkpoint, scores them with the
  * recipe's rewards, and reports pass@1, pass@k and the rest. One process, the actors' engine, any
  * number of threads. */
-#ifndef HONE_COMMANDS_EVALUATE_H
-#define HONE_COMMANDS_EVALUATE_H
+#ifndef HONE_COMMANDS_MEASURE_EVALUATE_H
+#define HONE_COMMANDS_MEASURE_EVALUATE_H
 
 #include "infra/base/clock.h"
 #include "infra/config/recipe.h"

@@ -1,0 +1,66 @@
+#include <stdint.h>
+#include <stdio.h>
+
+#include "commands/command_recipe.h"
+#include "commands/commands.h"
+#include "commands/measure/evaluate.h"
+#include "commands/measure/filter.h"
+#include "commands/workers.h"
+#include "infra/base/error.h"
+#include "infra/base/text.h"
+
+int command_eval(const struct command_line *line)
+{
+    const char *run = command_value(line, "run"), *model = command_value(line, "model");
+    const char *label = command_value(line, "label");
+    if (run != NULL) {
+        if (model == NULL)
+            return error_set(HONE_EINVAL, "eval --run needs --model and --label");
+        return worker_run_eval(run, label, model);
+    }
+    if (line->positional_count == 0)
+        return error_set(HONE_EINVAL, "eval: name a recipe (and --model DIR to evaluate another "
+                                      "checkpoint than its model.path)");
+    struct recipe recipe;
+    struct evaluate_result result;
+    struct cpu_set_list cpus;
+    int threads;
+    int rc = command_recipe(line, NULL, 0, &recipe);
+    if (rc < 0)
+        return rc;
+    if ((rc = worker_placement(&recipe, WORKER_OFFLINE, 0, &cpus, &threads)) == 0 &&
+        (rc = placement_pin(&cpus)) == 0)
+        rc = evaluate(&recipe, model != NULL ? model : recipe.model.path,
+                      command_value(line, "samples"), threads, &result);
+    if (rc == 0) {
+        struct text json;
+        text_init(&json);
+        evaluate_print_json(&result, &json);
+        fputs(json.data, stdout);
+        text_release(&json);
+    }
+    recipe_release(&recipe);
+    return rc;
+}
+
+int command_filter(const struct command_line *line)
+{
+    const char *model = command_value(line, "model"), *out = command_value(line, "out");
+    struct recipe recipe;
+    struct cpu_set_list cpus;
+    int64_t samples, limit;
+    int threads;
+    int rc = command_int(line, "samples", 1, 65536, &samples);
+    if (rc < 0 || (rc = command_int(line, "limit", 0, INT64_MAX, &limit)) < 0)
+        return rc;
+    if (out == NULL)
+        return error_set(HONE_EINVAL, "filter: --out FILE is needed: where the pools are written");
+    if ((rc = command_recipe(line, NULL, 0, &recipe)) < 0)
+        return rc;
+    if ((rc = worker_placement(&recipe, WORKER_OFFLINE, 0, &cpus, &threads)) == 0 &&
+        (rc = placement_pin(&cpus)) == 0)
+        rc = filter_prompts(&recipe, model != NULL ? model : recipe.model.path, out,
+                            (int32_t)samples, limit, threads);
+    recipe_release(&recipe);
+    return rc;
+}

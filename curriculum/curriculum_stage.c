@@ -62,6 +62,8 @@ int curriculum_stage_create(struct curriculum_stage **stage,
         return rc;
     struct curriculum_stage *hub = MEMORY_NEW(struct curriculum_stage);
     hub->options = *options;
+    if (options->filter.mode == FILTER_OFF)
+        hub->options.filter = (struct filter_options){0};
     hub->log = log;
     hub->clock = clock;
     hub->metrics = metrics;

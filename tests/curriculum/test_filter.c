@@ -58,7 +58,7 @@ static void test_a_synchronous_run_depends_on_no_timing(void **state)
     options.hub.filter.mode = FILTER_MEASURE; /* the control selects as a run without pools */
     uint64_t control = run(&options);
     world_end(&world);
-    options.hub.filter = (struct filter_options){0};
+    options.hub.filter.mode = FILTER_OFF;
     assert_true(run(&options) == control && control != expected);
     world_end(&world);
 }
@@ -72,6 +72,18 @@ static void test_a_synchronous_run_has_no_probes(void **state)
     assert_int_equal(curriculum_stage_create(&stage, &options.hub, NULL, NULL, NULL, NULL),
                      HONE_EINVAL);
     assert_non_null(strstr(error_message(), "probes"));
+}
+
+/* What else the recipe says of pools means nothing then. */
+static void test_a_run_without_pools_has_no_probes(void **state)
+{
+    (void)state;
+    struct world_options options = filtering(FILTER_OFF);
+    options.hub.staleness_max = 1;
+    options.hub.filter.probes = 4;
+    run(&options);
+    assert_int_equal(world.hub->drops[DROP_PROBE], 0);
+    world_end(&world);
 }
 
 /* Probes measure, are counted, and none is left when the run ends. */
@@ -148,6 +160,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_synchronous_run_depends_on_no_timing),
         cmocka_unit_test(test_a_synchronous_run_has_no_probes),
+        cmocka_unit_test(test_a_run_without_pools_has_no_probes),
         cmocka_unit_test(test_idle_actors_measure),
         cmocka_unit_test(test_failed_rewards_are_not_measured),
         cmocka_unit_test(test_the_audit_adds_up),

@@ -10,6 +10,7 @@
 #include "commands/measure/evaluate.h"
 #include "commands/follow.h"
 #include "commands/stages.h"
+#include "commands/step_evals.h"
 #include "commands/workers.h"
 #include "infra/base/error.h"
 #include "infra/base/log.h"
@@ -209,12 +210,13 @@ static void watch_stalls(struct pipeline *p, const struct supervisor *supervisor
 
 /* Ticks until the essential workers are done; `follow` shows progress. */
 static int watch(struct pipeline *p, struct supervisor *supervisor, struct follow *follow,
-                 const char *stage)
+                 struct step_evals *evals, const char *stage)
 {
     bool said = false;
     for (;;) {
         int rc = supervisor_tick(supervisor);
-        if (rc == 1)
+        bool evaluating = evals != NULL && step_evals_tick(evals);
+        if (rc == 1 && !evaluating)
             return 0;
         if (rc < 0)
             return rc;
@@ -225,7 +227,7 @@ static int watch(struct pipeline *p, struct supervisor *supervisor, struct follo
             say_processes(p, supervisor);
             said = true;
         }
-        if (strcmp(stage, "rl") == 0)
+        if (strcmp(stage, "rl") == 0 && rc == 0)
             watch_stalls(p, supervisor, stage);
         follow_tick(follow);
         clock_sleep_ms(TICK_MS);
@@ -243,13 +245,16 @@ static int run_stage(struct pipeline *p, const char *stage)
 {
     struct supervisor *supervisor = NULL;
     struct follow *follow = NULL;
+    struct step_evals evals;
     char relative[64], path[HONE_PATH_MAX];
+    bool is_rl = strcmp(stage, "rl") == 0;
+    step_evals_init(&evals, p->recipe, &p->run, p->binary);
     int rc = write_status(p, stage, "running");
     if (rc == 0)
         rc = supervisor_create(&supervisor, clock_system());
     if (rc < 0)
         goto out;
-    if (strcmp(stage, "rl") == 0) {
+    if (is_rl) {
         if ((rc = add_role(p, supervisor, WORKER_CURRICULUM, "curriculum", true)) < 0 ||
             (rc = add_role(p, supervisor, WORKER_LEARNER, "learner", true)) < 0 ||
             (rc = add_role(p, supervisor, WORKER_SCORER, "scorer", false)) < 0 ||
@@ -263,8 +268,9 @@ static int run_stage(struct pipeline *p, const char *stage)
     snprintf(relative, sizeof relative, "metrics/%s.jsonl", stage);
     follow = follow_create(stage, run_directory_file(&p->run, path, sizeof path, relative),
                            stage_total(p->recipe, stage));
-    rc = watch(p, supervisor, follow, stage);
+    rc = watch(p, supervisor, follow, is_rl ? &evals : NULL, stage);
 out:
+    step_evals_stop(&evals);
     text_clear(&p->waiting);
     follow_destroy(follow);
     if (supervisor != NULL)
@@ -291,7 +297,7 @@ static int run_eval(struct pipeline *p, const char *label, const char *model_dir
         rc = add_worker(p, supervisor, name, arguments, true);
     if (rc == 0) {
         follow = follow_create(name, NULL, 0);
-        rc = watch(p, supervisor, follow, name);
+        rc = watch(p, supervisor, follow, NULL, name);
     }
     follow_destroy(follow);
     if (supervisor != NULL)

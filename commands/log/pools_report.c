@@ -41,7 +41,8 @@ static void end_table(struct table *table, FILE *out)
 /* ---- now ---- */
 
 struct capability_row {
-    int64_t prompts, pools[POOL_COUNT], selections, judged, passed;
+    int64_t prompts, pools[POOL_COUNT], selections, measured;
+    double share_sum; /* of passed samples, over the measured prompts */
 };
 
 static void add_prompt(struct capability_row *row, const struct pool_prompt *prompt)
@@ -49,8 +50,11 @@ static void add_prompt(struct capability_row *row, const struct pool_prompt *pro
     row->prompts++;
     row->pools[prompt->difficulty.pool]++;
     row->selections += prompt->selections;
-    row->judged += prompt->difficulty.newest.judged;
-    row->passed += prompt->difficulty.newest.passed;
+    const struct measurement *newest = &prompt->difficulty.newest;
+    if (newest->judged == 0)
+        return;
+    row->measured++;
+    row->share_sum += (double)newest->passed / (double)newest->judged;
 }
 
 static void add_row(struct table *table, const char *name, const struct capability_row *row,
@@ -60,7 +64,7 @@ static void add_row(struct table *table, const char *name, const struct capabili
     count_cell(table, row->prompts);
     for (int pool = 0; pool < POOL_COUNT; pool++)
         count_cell(table, row->pools[pool]);
-    share_cell(table, (double)row->passed, (double)row->judged);
+    share_cell(table, row->share_sum, (double)row->measured);
     count_cell(table, row->selections);
     share_cell(table, (double)row->selections, (double)selections);
     table_end_row(table);
@@ -81,8 +85,9 @@ static void print_now(const struct prompt_pools *pools, FILE *out)
         add_row(table, name[0] != '\0' ? name : "-", &rows[i], all.selections);
     }
     add_row(table, "all", &all, all.selections);
-    fprintf(out, "Prompts now (passed: of their newest measurements; sampled: groups for "
-                 "training)\n");
+    fprintf(out,
+            "Prompts now (passed: samples of the newest measurement, mean over prompts; sampled: "
+            "groups for training)\n");
     end_table(table, out);
 }
 

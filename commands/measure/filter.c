@@ -23,7 +23,8 @@ struct filtering {
 /* How many of a capability's prompts are in each pool. */
 struct pool_row {
     const char *capability;
-    int64_t prompts, judged, passed, pools[POOL_COUNT];
+    int64_t prompts, measured, pools[POOL_COUNT];
+    double share_sum; /* of passed samples, over the measured prompts */
 };
 
 static int judge(void *context, int64_t prompt, struct trajectory *trajectory)
@@ -103,8 +104,8 @@ static void print_row(const char *name, const struct pool_row *row)
     printf("%-20.20s %8" PRId64, name, row->prompts);
     for (int pool = 0; pool < POOL_COUNT; pool++)
         printf(" %8" PRId64, row->pools[pool]);
-    if (row->judged > 0)
-        printf(" %7.1f %%", 100.0 * (double)row->passed / (double)row->judged);
+    if (row->measured > 0)
+        printf(" %7.1f %%", 100.0 * row->share_sum / (double)row->measured);
     printf("\n");
 }
 
@@ -118,8 +119,10 @@ static void print_table(const struct filtering *f)
         for (int k = 0; k < 2; k++) {
             both[k]->prompts++;
             both[k]->pools[pool_of(f, i)]++;
-            both[k]->judged += f->counts[i].judged;
-            both[k]->passed += f->counts[i].passed;
+            if (f->counts[i].judged == 0)
+                continue;
+            both[k]->measured++;
+            both[k]->share_sum += (double)f->counts[i].passed / (double)f->counts[i].judged;
         }
     }
     printf("%-20s %8s", "capability", "prompts");

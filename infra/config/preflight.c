@@ -229,6 +229,9 @@ static void check_rl(const struct check *check)
              "be good",
              (long long)rl->guards.good_after,
              (long long)(rl->checkpoint_steps * rl->keep_checkpoints));
+    if (rl->eval_steps % rl->checkpoint_steps != 0)
+        fail(check, "rl.eval_steps", "%lld is no multiple of rl.checkpoint_steps (%lld)",
+             (long long)rl->eval_steps, (long long)rl->checkpoint_steps);
     check_objective(check);
     check_truncation(check);
     check_filter(check);

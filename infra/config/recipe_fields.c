@@ -476,7 +476,8 @@ static const struct config_field rl_fields[] = {
           "What watches the policy: batches that are skipped, and the last good checkpoint to go "
           "back to. Loss or gradient that is not a number, and kl_limit, are always watched."),
     INT("eval_steps", rl_settings, eval_steps, "0", 0, STEPS_MAX, "steps",
-        "Steps between evaluations; 0 evaluates only after the stage"),
+        "Steps between evaluations while the stage goes on, a multiple of checkpoint_steps: each "
+        "takes a process of its own beside the workers; 0 evaluates only after the stage"),
     END};
 
 static const struct config_field reward_part_fields[] = {

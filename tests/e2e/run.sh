@@ -5,7 +5,7 @@ set -eu
 small_data
 small_recipe recipe.yaml
 # shellcheck disable=SC2086
-"$hone" run recipe.yaml output_dir="$scratch/run" rl.staleness_max=2 pools.actors.workers=2 $short >table.txt 2>log.txt ||
+"$hone" run recipe.yaml output_dir="$scratch/run" rl.staleness_max=2 rl.eval_steps=2 pools.actors.workers=2 $short >table.txt 2>log.txt ||
     { cat log.txt >&2; fail "hone run"; }
 
 for stage in base sft rl dpo; do
@@ -13,6 +13,10 @@ for stage in base sft rl dpo; do
     expect "figures of $stage" test -s "run/eval/$stage.json"
     expect "samples of $stage" test -s "run/eval/$stage.samples.jsonl"
 done
+for step in 2 4; do
+    expect "figures of step $step" grep -q '"pass@1"' "run/eval/rl-step-$step.json"
+done
+expect "evaluations in the metrics" test "$(metric run/metrics/eval.jsonl eval/pass@1_error | wc -l)" = 2
 for stage in sft rl dpo; do
     expect "$stage/final is complete" test -e "run/$stage/final/DONE"
     expect "$stage/final loads" "$hone" generate "run/$stage/final" --max-tokens 4 "Q: Tom has 3 pens"
@@ -40,7 +44,7 @@ expect "inspect says that nothing failed" sh -c "'$hone' inspect run --status ti
 expect "inspect refuses a status that is none" sh -c "! '$hone' inspect run --status happy 2>refused.txt && grep -q zero_advantage refused.txt"
 
 # shellcheck disable=SC2086
-"$hone" run recipe.yaml output_dir="$scratch/run" rl.staleness_max=2 pools.actors.workers=2 $short >again.txt 2>log2.txt ||
+"$hone" run recipe.yaml output_dir="$scratch/run" rl.staleness_max=2 rl.eval_steps=2 pools.actors.workers=2 $short >again.txt 2>log2.txt ||
     fail "hone run on a finished run"
 expect "it says that stages are done" grep -q "stage rl is done already" log2.txt
 expect "it prints the same table" cmp table.txt again.txt

@@ -13,32 +13,15 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
+
+from quickstart_runs import prepare, records, run, spread
 
 PRESETS = ["grpo", "dr_grpo", "dapo", "rloo", "reinforce++", "reinforce++-baseline", "gspo", "cispo", "aipo", "decoupled_ppo", "ppo"]
 STALE = [("dapo", "off_policy_correction: none, "), ("dapo", ""), ("aipo", ""), ("decoupled_ppo", "")]
 
 
-def call(words, **options):
-    done = subprocess.run([str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
-    if done.returncode != 0:
-        sys.exit("FAILED: %s\n%s" % (" ".join(map(str, words)), done.stdout[-4000:]))
-
-
-def run(hone, repository, out, name, overrides):
-    directory = os.path.join(out, name)
-    summary = os.path.join(directory, "summary.json")
-    if not os.path.exists(summary):
-        call([hone, "run", os.path.join(repository, "configs/quickstart.yaml"), "output_dir=" + directory] + overrides, cwd=out)
-    with open(summary, encoding="utf-8") as file:
-        return directory, json.load(file)
-
-
 def figures(directory, summary):
-    with open(os.path.join(directory, "metrics/rl.jsonl"), encoding="utf-8") as file:
-        steps = [json.loads(line) for line in file]
-    steps = [step for step in steps if "reward/mean" in step]
+    steps = [step for step in records(directory, "rl.jsonl") if "reward/mean" in step]
     last = steps[-max(1, len(steps) // 10):]
 
     def mean(key):
@@ -49,11 +32,6 @@ def figures(directory, summary):
     return {"pass": stages["rl"]["pass@1"], "before": stages["base"]["pass@1"], "reward": mean("reward/mean"),
             "entropy": mean("policy/entropy"), "kl": mean("policy/kl_ref"), "staleness": mean("staleness/mean"),
             "seconds": (steps[-1]["time"] - steps[0]["time"]) / 1000}
-
-
-def spread(rows, key, digits):
-    values = [row[key] for row in rows]
-    return "%.*f (%.*f to %.*f)" % (digits, statistics.fmean(values), digits, min(values), digits, max(values))
 
 
 def main():
@@ -67,11 +45,7 @@ def main():
     parser.add_argument("--stale", action="store_true")
     options = parser.parse_args()
     hone, repository, out = map(os.path.abspath, (options.hone, options.repository, options.out))
-    os.makedirs(out, exist_ok=True)
-    if not os.path.exists(os.path.join(out, "runs/quickstart/data/train.jsonl")):
-        call([hone, "data", "make", "--out", os.path.join(out, "runs/quickstart/data")])
-    model = "model.path=" + os.path.join(repository, "models/quickstart_base")
-    run(hone, repository, out, "sft", ["stages=[sft]", "eval.enabled=false", model])
+    start = prepare(hone, repository, out)
     cases = STALE if options.stale else [(preset, "") for preset in options.presets.split(",")]
     lines = ["| preset | pass@1 after RL | reward | entropy | KL to the start | staleness | seconds |", "|---|---|---|---|---|---|---|"]
     for preset, more in cases:
@@ -80,7 +54,7 @@ def main():
             name = "%s%s-%d" % (preset, "-stale" + ("-none" if more else "") if options.stale else "", seed)
             objective = "rl.objective={preset: %s, %skl_limit: 1.0}" % (preset, more)
             overrides = ["stages=[rl]", "seed=%d" % seed, objective, "rl.steps=%d" % options.steps,
-                         "model.path=" + os.path.join(out, "sft/sft/final")]
+                         start]
             if options.stale:
                 overrides += ["rl.staleness_max=8"]
             directory, summary = run(hone, repository, out, name, overrides)

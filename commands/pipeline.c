@@ -215,7 +215,7 @@ static int watch(struct pipeline *p, struct supervisor *supervisor, struct follo
     bool said = false;
     for (;;) {
         int rc = supervisor_tick(supervisor);
-        bool evaluating = evals != NULL && step_evals_tick(evals);
+        bool evaluating = evals != NULL && step_evals_tick(evals, rc == 1);
         if (rc == 1 && !evaluating)
             return 0;
         if (rc < 0)

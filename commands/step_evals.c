@@ -101,13 +101,14 @@ static int take_in(const struct step_evals *evals)
     return rc;
 }
 
-bool step_evals_tick(struct step_evals *evals)
+bool step_evals_tick(struct step_evals *evals, bool stage_is_over)
 {
-    int64_t now = clock_now_ms(clock_system());
     if (evals->supervisor == NULL) {
-        int64_t step = now - evals->looked_ms < LOOK_MS ? 0 : next_step(evals);
-        if (now - evals->looked_ms >= LOOK_MS)
-            evals->looked_ms = now;
+        int64_t now = clock_now_ms(clock_system());
+        if (now - evals->looked_ms < LOOK_MS && !stage_is_over)
+            return false;
+        evals->looked_ms = now;
+        int64_t step = next_step(evals);
         if (step == 0 || start(evals, step) == 0)
             return step != 0;
     }
@@ -119,7 +120,6 @@ bool step_evals_tick(struct step_evals *evals)
     if (rc < 0)
         log_warn("step %lld is not evaluated: %s", (long long)evals->step, error_message());
     step_evals_stop(evals);
-    evals->looked_ms = 0; /* the next one at once */
     return true;
 }
 

@@ -22,9 +22,9 @@ struct step_evals {
 
 void step_evals_init(struct step_evals *evals, const struct recipe *recipe,
                      const struct run_directory *run, const char *binary);
-/* Starts the next one, and takes in the result of one that is done; at most once a second. true:
- * one is going on, or there is a checkpoint to evaluate. */
-bool step_evals_tick(struct step_evals *evals);
+/* Starts the next one, and takes in the result of one that is done. It looks for checkpoints once a
+ * second; when the stage is over, at once. true: one is going on. */
+bool step_evals_tick(struct step_evals *evals, bool stage_is_over);
 void step_evals_stop(struct step_evals *evals);
 
 #endif

@@ -113,3 +113,25 @@ void prompt_set_release(struct prompt_set *set)
     memory_free(set->prompts);
     memset(set, 0, sizeof *set);
 }
+
+int prompt_set_with(const struct prompt_set *set, const struct string_list *capabilities,
+                    const char *where, bool **wanted)
+{
+    *wanted = MEMORY_ARRAY(bool, set->count);
+    for (int32_t k = 0; k < capabilities->count; ++k) {
+        int64_t found = 0;
+        for (int64_t i = 0; i < set->count; ++i) {
+            if (strcmp(set->prompts[i].capability, capabilities->items[k]) != 0)
+                continue;
+            (*wanted)[i] = true;
+            found++;
+        }
+        if (found > 0)
+            continue;
+        memory_free(*wanted);
+        *wanted = NULL;
+        return error_set(HONE_EINVAL, "%s: no prompt has the capability '%s'", where,
+                         capabilities->items[k]);
+    }
+    return 0;
+}

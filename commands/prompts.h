@@ -24,5 +24,9 @@ int prompt_set_load(struct prompt_set *set, const struct data_settings *data,
                     const struct tokenizer *tokenizer, int64_t max_prompt_tokens, int64_t limit,
                     const char *where);
 void prompt_set_release(struct prompt_set *set);
+/* Which prompts have one of the capabilities: [count], the caller's. A capability that no prompt
+ * has is an error; `where` as above. */
+int prompt_set_with(const struct prompt_set *set, const struct string_list *capabilities,
+                    const char *where, bool **wanted);
 
 #endif

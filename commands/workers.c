@@ -18,6 +18,7 @@
 #include "curriculum/curriculum_stage.h"
 #include "infra/base/error.h"
 #include "infra/base/log.h"
+#include "infra/base/memory.h"
 #include "infra/base/rng.h"
 #include "infra/config/problem.h"
 #include "infra/launch/stack_dump.h"
@@ -512,6 +513,21 @@ out:
     return rc;
 }
 
+/* The prompts that dpo.capabilities names; numbered as the RL stage numbers them. NULL: all. */
+static int wanted_prompts(const struct worker *worker, bool **wanted, int64_t *count)
+{
+    const struct dpo_settings *dpo = &worker->recipe.dpo;
+    struct rl_inputs inputs = {0};
+    if (dpo->source != RECIPE_PAIRS_RL_LOG || dpo->capabilities.count == 0)
+        return 0;
+    int rc = rl_inputs_open(&inputs, worker);
+    if (rc == 0)
+        rc = prompt_set_with(&inputs.set, &dpo->capabilities, "dpo.capabilities", wanted);
+    *count = inputs.set.count;
+    rl_inputs_close(&inputs);
+    return rc;
+}
+
 int worker_run_dpo(const char *run_path)
 {
     struct worker worker;
@@ -519,6 +535,7 @@ int worker_run_dpo(const char *run_path)
     struct metrics *metrics = NULL;
     struct dpo_stage *stage = NULL;
     struct dpo_options options;
+    bool *wanted = NULL;
     char model[HONE_PATH_MAX], directory[HONE_PATH_MAX], log[HONE_PATH_MAX];
     int rc = worker_open(&worker, run_path, WORKER_OFFLINE, 0, "dpo");
     if (rc < 0 ||
@@ -527,13 +544,17 @@ int worker_run_dpo(const char *run_path)
                                run_directory_file(&worker.run, directory, sizeof directory, "dpo"),
                                run_directory_file(&worker.run, log, sizeof log, "rl/log"),
                                worker.run.recipe_hash)) < 0 ||
+        (rc = wanted_prompts(&worker, &wanted, &options.prompt_count)) < 0 ||
         (rc = worker_metrics(&worker, "dpo", &metrics)) < 0 ||
-        (rc = compute_open(&compute, worker.threads)) < 0 ||
-        (rc = dpo_stage_create(&stage, &options, &compute, clock_system(), metrics)) < 0)
+        (rc = compute_open(&compute, worker.threads)) < 0)
+        goto out;
+    options.wanted = wanted;
+    if ((rc = dpo_stage_create(&stage, &options, &compute, clock_system(), metrics)) < 0)
         goto out;
     rc = stage_loop_run(stage, dpo_tick);
 out:
     dpo_stage_destroy(stage);
+    memory_free(wanted);
     metrics_close(metrics);
     compute_close(&compute);
     worker_close(&worker);

@@ -85,8 +85,11 @@ static int load_pairs(struct dpo_stage *stage)
     int rc;
 
     if (options->from_log) {
-        struct pair_mining_options mining = {
-            .min_margin = options->min_margin, .part = options->part, .limits = limits};
+        struct pair_mining_options mining = {.min_margin = options->min_margin,
+                                             .part = options->part,
+                                             .wanted = options->wanted,
+                                             .prompt_count = options->prompt_count,
+                                             .limits = limits};
         rc = pair_mining_read(&stage->pairs, options->log_directory, &mining);
     } else {
         rc = load_rows(stage, &limits);

@@ -5,6 +5,7 @@
 
 #include "infra/base/error.h"
 #include "infra/base/memory.h"
+#include "infra/store/log_record.h"
 #include "infra/store/trajectory_log.h"
 #include "infra/wire/codec.h"
 #include "infra/wire/envelope.h"
@@ -15,6 +16,8 @@ struct mining {
     struct preference_pairs *pairs;
     const struct pair_mining_options *options;
     struct run_log *log;
+    uint64_t *group_ids; /* [count] of wanted prompts, ascending */
+    size_t count, capacity;
 };
 
 /* What answers are compared by; false when a trajectory has no number for it. */
@@ -101,17 +104,54 @@ out:
     return rc;
 }
 
-static int visit_group(void *context, const void *key, size_t key_bytes, const void *value,
-                       size_t value_bytes)
+static bool is_wanted(const struct pair_mining_options *options, uint64_t prompt)
 {
+    return options->wanted == NULL ||
+           (prompt < (uint64_t)options->prompt_count && options->wanted[prompt]);
+}
+
+static int list_group(void *context, const void *key, size_t key_bytes, const void *value,
+                      size_t value_bytes)
+{
+    struct mining *mining = context;
     ProtobufCMessage *message = NULL;
     uint64_t id = key_bytes == KEY_BYTES ? run_log_u64(key) : 0;
-
     int rc = wire_unpack(&message, &hone__group_record__descriptor, value, value_bytes);
-    if (rc == 0)
-        rc = mine_group(context, (const Hone__GroupRecord *)message);
+    if (rc < 0)
+        return error_prefix("group %" PRIu64, id);
+    if (is_wanted(mining->options, ((const Hone__GroupRecord *)message)->prompt_id)) {
+        if (mining->count == mining->capacity) {
+            size_t capacity = mining->capacity > 0 ? mining->capacity * 2 : 1024;
+            mining->group_ids = memory_resize(mining->group_ids, mining->capacity, capacity,
+                                              sizeof *mining->group_ids);
+            mining->capacity = capacity;
+        }
+        mining->group_ids[mining->count++] = id;
+    }
     wire_free(message);
-    return rc < 0 ? error_prefix("group %" PRIu64, id) : 0;
+    return 0;
+}
+
+/* P1 */
+static int mine_listed(struct mining *mining)
+{
+    int64_t most = mining->options->limits.pairs_max;
+    int rc = 0;
+    for (size_t i = mining->count; i > 0 && rc >= 0; i--) {
+        ProtobufCMessage *message = NULL;
+        uint64_t id = mining->group_ids[i - 1];
+        if (most > 0 && mining->pairs->count >= most) {
+            preference_pairs_drop(mining->pairs, PAIR_OVER_MAX);
+            continue;
+        }
+        rc = log_record_get(mining->log, LOG_GROUPS, id, &hone__group_record__descriptor, &message);
+        if (rc > 0)
+            rc = mine_group(mining, (const Hone__GroupRecord *)message);
+        wire_free(message);
+        if (rc < 0)
+            error_prefix("group %" PRIu64, id);
+    }
+    return rc < 0 ? rc : 0;
 }
 
 int pair_mining_read(struct preference_pairs *pairs, const char *log_directory,
@@ -122,7 +162,10 @@ int pair_mining_read(struct preference_pairs *pairs, const char *log_directory,
     int rc = run_log_open(&mining.log, log_directory, true);
     if (rc < 0)
         return error_prefix("mining pairs");
-    rc = run_log_scan(mining.log, LOG_GROUPS, visit_group, &mining);
+    rc = run_log_scan(mining.log, LOG_GROUPS, list_group, &mining);
+    if (rc == 0)
+        rc = mine_listed(&mining);
+    memory_free(mining.group_ids);
     run_log_close(mining.log);
     return rc < 0 ? error_prefix("mining pairs from %s", log_directory) : 0;
 }

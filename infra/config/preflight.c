@@ -256,6 +256,8 @@ static void check_dpo(const struct check *check)
     if (dpo->source == RECIPE_PAIRS_RL_LOG && check->recipe->log.keep != RECIPE_KEEP_ALL)
         fail(check, "log.keep",
              "dpo.source: rl_log mines trajectories that this deletes: keep all");
+    if (dpo->source == RECIPE_PAIRS_FILE && dpo->capabilities.count > 0)
+        fail(check, "dpo.capabilities", "is read only with dpo.source: rl_log");
     bool known = *dpo->part == '\0';
     for (int32_t i = 0; i < check->recipe->reward.parts.count; i++)
         known = known || strcmp(check->recipe->reward.parts.items[i].name, dpo->part) == 0;

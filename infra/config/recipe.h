@@ -309,12 +309,13 @@ struct dpo_settings {
     double simpo_margin;
     double kto_desirable, kto_undesirable;
     int64_t epochs;
-    int64_t max_steps;       /* 0: no limit but epochs */
-    int64_t pairs_max;       /* 0: all */
-    const char *part;        /* rl_log: compare a reward part's values; "": rewards */
-    double min_margin;       /* rl_log: least difference in reward within a pair */
-    double max_length_ratio; /* rl_log: longer / shorter completion; 0: off */
-    double nll_coef;         /* weight of the chosen answers' NLL; 0: off */
+    int64_t max_steps;               /* 0: no limit but epochs */
+    int64_t pairs_max;               /* 0: all */
+    const char *part;                /* rl_log: compare a reward part's values; "": rewards */
+    struct string_list capabilities; /* rl_log: of these prompts; empty: all */
+    double min_margin;               /* rl_log: least difference in reward within a pair */
+    double max_length_ratio;         /* rl_log: longer / shorter completion; 0: off */
+    double nll_coef;                 /* weight of the chosen answers' NLL; 0: off */
     int64_t batch_pairs;
     int64_t micro_batch_tokens;
     enum recipe_activations activation_checkpointing;

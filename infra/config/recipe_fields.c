@@ -537,10 +537,12 @@ static const struct config_field dpo_fields[] = {
     INT("max_steps", dpo_settings, max_steps, "0", 0, STEPS_MAX, "steps",
         "Optimizer steps after which the stage ends; 0 leaves it to epochs"),
     INT("pairs_max", dpo_settings, pairs_max, "2000", 0, FIELD_UNBOUNDED, "pairs",
-        "Pairs used at most; 0 uses all"),
+        "Pairs used at most, from the log the newest; 0 uses all"),
     STRING("part", dpo_settings, part, NULL, 0,
            "With source: rl_log: name of a reward part whose values make the pairs, instead of the "
            "rewards: the corner that this stage is for"),
+    LIST("capabilities", dpo_settings, capabilities, "", NULL,
+         "With source: rl_log: only prompts of these capabilities make pairs; empty: all"),
     FLOAT("min_margin", dpo_settings, min_margin, "0.5", 0, 1e6, NULL,
           "Least difference in reward between the two trajectories of a pair from the log"),
     FLOAT("max_length_ratio", dpo_settings, max_length_ratio, "0", 0, 1e6, NULL,

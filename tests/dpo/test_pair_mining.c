@@ -73,7 +73,7 @@ static void assert_answer(const struct example *example, uint64_t group, const c
     assert_int_equal(example->mask[1], 0);
 }
 
-static void best_against_worst_in_group_order(void **state)
+static void best_against_worst_newest_first(void **state)
 {
     (void)state;
     struct pair_mining_options options = {.limits = {.max_length = 40}};
@@ -81,15 +81,33 @@ static void best_against_worst_in_group_order(void **state)
     preference_pairs_init(&pairs);
     assert_ok(pair_mining_read(&pairs, directory, &options));
     assert_int_equal(pairs.count, 4);
-    assert_answer(&pairs.items[0].chosen, 7, "top");
-    assert_answer(&pairs.items[0].rejected, 7, "low");
-    assert_answer(&pairs.items[1].chosen, 20, "good");
-    assert_answer(&pairs.items[1].rejected, 20, "bad");
-    assert_answer(&pairs.items[2].chosen, 300, "firsttop");
-    assert_answer(&pairs.items[2].rejected, 300, "firstlow");
-    assert_answer(&pairs.items[3].chosen, 303, "abcdefghijkl");
+    assert_answer(&pairs.items[0].chosen, 303, "abcdefghijkl");
+    assert_answer(&pairs.items[1].chosen, 300, "firsttop");
+    assert_answer(&pairs.items[1].rejected, 300, "firstlow");
+    assert_answer(&pairs.items[2].chosen, 20, "good");
+    assert_answer(&pairs.items[2].rejected, 20, "bad");
+    assert_answer(&pairs.items[3].chosen, 7, "top");
+    assert_answer(&pairs.items[3].rejected, 7, "low");
     assert_int_equal(pairs.verdicts[PAIR_SMALL_MARGIN], 1);
     assert_int_equal(pairs.verdicts[PAIR_INCOMPLETE], 1);
+    preference_pairs_release(&pairs);
+}
+
+/* Only chosen prompts: nothing of the others is counted as dropped. */
+static void a_slice_of_prompts(void **state)
+{
+    (void)state;
+    bool wanted[30] = {false};
+    struct pair_mining_options options = {
+        .limits = {.max_length = 40}, .wanted = wanted, .prompt_count = 30};
+    struct preference_pairs pairs;
+    wanted[20] = wanted[7] = true;
+    preference_pairs_init(&pairs);
+    assert_ok(pair_mining_read(&pairs, directory, &options));
+    assert_int_equal(pairs.count, 2);
+    assert_answer(&pairs.items[0].chosen, 20, "good");
+    assert_answer(&pairs.items[1].chosen, 7, "top");
+    assert_int_equal(preference_pairs_dropped(&pairs), 0);
     preference_pairs_release(&pairs);
 }
 
@@ -155,7 +173,8 @@ static void absent_log_is_named(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(best_against_worst_in_group_order),
+        cmocka_unit_test(best_against_worst_newest_first),
+        cmocka_unit_test(a_slice_of_prompts),
         cmocka_unit_test(limits_apply),
         cmocka_unit_test(a_part_makes_the_pairs),
         cmocka_unit_test(absent_log_is_named),

@@ -131,11 +131,12 @@ static void limits_apply(void **state)
     assert_int_equal(pairs.verdicts[PAIR_SMALL_MARGIN], 4);
     preference_pairs_release(&pairs);
 
-    options = (struct pair_mining_options){.limits = {.max_length = 8, .pairs_max = 1}};
+    options = (struct pair_mining_options){.limits = {.max_length = 40, .pairs_max = 2}};
     preference_pairs_init(&pairs);
     assert_ok(pair_mining_read(&pairs, directory, &options));
-    assert_int_equal(pairs.count, 1);
-    assert_int_equal(pairs.verdicts[PAIR_OVER_MAX], 3);
+    assert_int_equal(pairs.count, 2); /* of 303 and 300; 302 and 301 have none */
+    assert_answer(&pairs.items[1].chosen, 300, "firsttop");
+    assert_int_equal(pairs.verdicts[PAIR_OVER_MAX], 2);
     preference_pairs_release(&pairs);
 }
 

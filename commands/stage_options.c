@@ -229,7 +229,7 @@ int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
     const struct dpo_settings *dpo = &recipe->dpo;
     memset(options, 0, sizeof *options);
     options->from_log = dpo->source == RECIPE_PAIRS_RL_LOG;
-    options->log_directory = log_directory;
+    options->log_directory = *dpo->log != '\0' ? dpo->log : log_directory;
     dataset_options_from(&dpo->data, &options->data);
     options->layout = layout_from(recipe);
     options->model_directory = model_directory;

@@ -514,17 +514,22 @@ out:
 }
 
 /* The prompts that dpo.capabilities names; numbered as the RL stage numbers them. NULL: all. */
-static int wanted_prompts(const struct worker *worker, bool **wanted, int64_t *count)
+static int wanted_prompts(const struct recipe *recipe, const char *model, bool **wanted,
+                          int64_t *count)
 {
-    const struct dpo_settings *dpo = &worker->recipe.dpo;
-    struct rl_inputs inputs = {0};
-    if (dpo->source != RECIPE_PAIRS_RL_LOG || dpo->capabilities.count == 0)
+    struct tokenizer *tokenizer = NULL;
+    struct prompt_set set = {0};
+    if (recipe->dpo.source != RECIPE_PAIRS_RL_LOG || recipe->dpo.capabilities.count == 0)
         return 0;
-    int rc = rl_inputs_open(&inputs, worker);
+    int rc = tokenizer_load(&tokenizer, model);
     if (rc == 0)
-        rc = prompt_set_with(&inputs.set, &dpo->capabilities, "dpo.capabilities", wanted);
-    *count = inputs.set.count;
-    rl_inputs_close(&inputs);
+        rc = prompt_set_load(&set, &recipe->rl.data, tokenizer, recipe->rl.max_prompt_tokens, 0,
+                             "rl.data");
+    if (rc == 0)
+        rc = prompt_set_with(&set, &recipe->dpo.capabilities, "dpo.capabilities", wanted);
+    *count = set.count;
+    prompt_set_release(&set);
+    tokenizer_free(tokenizer);
     return rc;
 }
 
@@ -544,7 +549,7 @@ int worker_run_dpo(const char *run_path)
                                run_directory_file(&worker.run, directory, sizeof directory, "dpo"),
                                run_directory_file(&worker.run, log, sizeof log, "rl/log"),
                                worker.run.recipe_hash)) < 0 ||
-        (rc = wanted_prompts(&worker, &wanted, &options.prompt_count)) < 0 ||
+        (rc = wanted_prompts(&worker.recipe, model, &wanted, &options.prompt_count)) < 0 ||
         (rc = worker_metrics(&worker, "dpo", &metrics)) < 0 ||
         (rc = compute_open(&compute, worker.threads)) < 0)
         goto out;

@@ -56,8 +56,9 @@ static void check_stages(const struct check *check)
         }
         has_rl = has_rl || strcmp(stages->items[i], "rl") == 0;
         if (strcmp(stages->items[i], "dpo") == 0 && !has_rl &&
-            check->recipe->dpo.source == RECIPE_PAIRS_RL_LOG)
-            fail(check, "dpo.source", "rl_log needs rl among the stages, before dpo");
+            check->recipe->dpo.source == RECIPE_PAIRS_RL_LOG && *check->recipe->dpo.log == '\0')
+            fail(check, "dpo.source",
+                 "rl_log needs rl among the stages, before dpo, or dpo.log of another run");
     }
 }
 
@@ -253,7 +254,8 @@ static void check_dpo(const struct check *check)
         fail(check, "dpo.data.path", "no data files given (or dpo.source: rl_log)");
     if (dpo->source == RECIPE_PAIRS_RL_LOG && dpo->data.path.count > 0)
         fail(check, "dpo.data.path", "is read only with dpo.source: file");
-    if (dpo->source == RECIPE_PAIRS_RL_LOG && check->recipe->log.keep != RECIPE_KEEP_ALL)
+    if (dpo->source == RECIPE_PAIRS_RL_LOG && *dpo->log == '\0' &&
+        check->recipe->log.keep != RECIPE_KEEP_ALL)
         fail(check, "log.keep",
              "dpo.source: rl_log mines trajectories that this deletes: keep all");
     if (dpo->source == RECIPE_PAIRS_FILE && dpo->capabilities.count > 0)

@@ -311,6 +311,7 @@ struct dpo_settings {
     int64_t epochs;
     int64_t max_steps;               /* 0: no limit but epochs */
     int64_t pairs_max;               /* 0: all */
+    const char *log;                 /* rl_log: another run\'s; "": this run\'s */
     const char *part;                /* rl_log: compare a reward part's values; "": rewards */
     struct string_list capabilities; /* rl_log: of these prompts; empty: all */
     double min_margin;               /* rl_log: least difference in reward within a pair */

@@ -538,6 +538,9 @@ static const struct config_field dpo_fields[] = {
         "Optimizer steps after which the stage ends; 0 leaves it to epochs"),
     INT("pairs_max", dpo_settings, pairs_max, "2000", 0, FIELD_UNBOUNDED, "pairs",
         "Pairs used at most, from the log the newest; 0 uses all"),
+    PATH(
+        "log", dpo_settings, log,
+        "With source: rl_log: RUN/rl/log of another run over the same rl.data; empty: of this run"),
     STRING("part", dpo_settings, part, NULL, 0,
            "With source: rl_log: name of a reward part whose values make the pairs, instead of the "
            "rewards: the corner that this stage is for"),

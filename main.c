@@ -94,6 +94,15 @@ static const struct command_option filter_options[] = {
      .default_text = "0"},
     {0}};
 
+static const struct command_option critique_options[] = {
+    {.name = "set",
+     .value = "KEY=VALUE",
+     .help = "override a recipe key (repeatable)",
+     .repeated = true},
+    {.name = "out", .value = "FILE", .help = "where the votes are written"},
+    {.name = "run", .value = "DIR", .help = "write them into a run directory"},
+    {0}};
+
 #define MODEL_OPTIONS                                                                              \
     {.name = "dtype",                                                                              \
      .value = "float32|bfloat16",                                                                  \
@@ -258,6 +267,12 @@ const struct command hone_commands[] = {
      "sampled on, up to rl.filter.certificate. The file that is written names each prompt by a "
      "hash of its tokens, with its counts and its pool; rl.filter.pools lets a run start from it.",
      filter_options, 1, -1, command_filter},
+    {"critique", "[RECIPE [KEY=VALUE ...]]",
+     "ask a judge how hard each SFT row is (sft.prune.method: votes)",
+     "hone run does this before an SFT stage that is pruned by votes. By itself it writes the "
+     "votes "
+     "into a file, to see what a judge and a question are worth.",
+     critique_options, 0, -1, command_critique},
     {"generate", "MODEL [TEXT ...]", "complete a text", NULL, generate_options, 1, -1,
      command_generate},
     {"tokenize", "MODEL [TEXT ...]", "token ids of a text, or text of ids", NULL, tokenize_options,

@@ -18,6 +18,7 @@ int command_learner(const struct command_line *line);
 
 int command_eval(const struct command_line *line); /* measure/measure_commands.c */
 int command_filter(const struct command_line *line);
+int command_critique(const struct command_line *line);
 
 int command_generate(const struct command_line *line); /* text_commands.c */
 int command_tokenize(const struct command_line *line);

@@ -279,19 +279,11 @@ out:
     return rc < 0 ? error_prefix("stage %s", stage) : 0;
 }
 
-static int run_eval(struct pipeline *p, const char *label, const char *model_directory)
+/* One process that has the machine to itself. */
+static int run_alone(struct pipeline *p, const char *name, const char *const *arguments)
 {
-    char relative[64], path[HONE_PATH_MAX];
-    snprintf(relative, sizeof relative, "eval/%s.json", label);
-    if (!p->recipe->eval.enabled ||
-        file_exists(run_directory_file(&p->run, path, sizeof path, relative)))
-        return 0;
     struct supervisor *supervisor = NULL;
     struct follow *follow = NULL;
-    char name[64];
-    snprintf(name, sizeof name, "eval-%s", label);
-    const char *arguments[] = {"eval", "--run",   p->run.path,     "--label",
-                               label,  "--model", model_directory, NULL};
     int rc = supervisor_create(&supervisor, clock_system());
     if (rc == 0)
         rc = add_worker(p, supervisor, name, arguments, true);
@@ -303,7 +295,34 @@ static int run_eval(struct pipeline *p, const char *label, const char *model_dir
     if (supervisor != NULL)
         supervisor_stop(supervisor, STOP_GRACE_MS);
     supervisor_destroy(supervisor);
-    return rc < 0 ? error_prefix("eval of %s", label) : 0;
+    return rc;
+}
+
+static int run_eval(struct pipeline *p, const char *label, const char *model_directory)
+{
+    char relative[64], path[HONE_PATH_MAX];
+    snprintf(relative, sizeof relative, "eval/%s.json", label);
+    if (!p->recipe->eval.enabled ||
+        file_exists(run_directory_file(&p->run, path, sizeof path, relative)))
+        return 0;
+    char name[64];
+    snprintf(name, sizeof name, "eval-%s", label);
+    const char *arguments[] = {"eval", "--run",   p->run.path,     "--label",
+                               label,  "--model", model_directory, NULL};
+    return run_alone(p, name, arguments) < 0 ? error_prefix("eval of %s", label) : 0;
+}
+
+/* What a stage needs before it starts. */
+static int prepare_stage(struct pipeline *p, const char *stage)
+{
+    const char *arguments[] = {"critique", "--run", p->run.path, NULL};
+    char path[HONE_PATH_MAX];
+    if (strcmp(stage, "sft") != 0 || p->recipe->sft.prune.method != RECIPE_PRUNE_VOTES)
+        return 0;
+    int rc = file_make_directories(run_directory_file(&p->run, path, sizeof path, "sft"));
+    if (rc == 0)
+        rc = run_alone(p, "critique", arguments);
+    return rc < 0 ? error_prefix("critique") : 0;
 }
 
 /* ---- the final table ---- */
@@ -390,7 +409,7 @@ static int run_all(struct pipeline *p)
         const char *stage = recipe->stages.items[i];
         if (stage_is_done(&p->run, stage))
             log_info("stage %s is done already", stage);
-        else if ((rc = run_stage(p, stage)) < 0)
+        else if ((rc = prepare_stage(p, stage)) < 0 || (rc = run_stage(p, stage)) < 0)
             return rc;
         stage_output_model(&p->run, stage, model, sizeof model);
         if ((rc = run_eval(p, stage, model)) < 0)

@@ -150,7 +150,7 @@ void reward_options_release(struct reward_options *options)
 
 int sft_options_from(struct sft_options *options, const struct recipe *recipe,
                      const char *model_directory, const char *stage_directory,
-                     const char *recipe_hash)
+                     const char *votes_path, const char *recipe_hash)
 {
     const struct sft_settings *sft = &recipe->sft;
     memset(options, 0, sizeof *options);
@@ -173,10 +173,14 @@ int sft_options_from(struct sft_options *options, const struct recipe *recipe,
     lora_options_from(&options->trainer.lora, recipe, &sft->lora);
     static const enum prune_method methods[] = {[RECIPE_PRUNE_NONE] = PRUNE_NONE,
                                                 [RECIPE_PRUNE_LOSS] = PRUNE_LOSS,
+                                                [RECIPE_PRUNE_PROGRESS] = PRUNE_PROGRESS,
+                                                [RECIPE_PRUNE_VOTES] = PRUNE_VOTES,
                                                 [RECIPE_PRUNE_RANDOM] = PRUNE_RANDOM};
     options->prune =
         (struct prune_options){.method = methods[sft->prune.method],
                                .judge = *sft->prune.judge != '\0' ? sft->prune.judge : NULL,
+                               .learned = sft->prune.learned,
+                               .votes = votes_path,
                                .drop_share = sft->prune.drop_share,
                                .min_rows = sft->prune.min_rows,
                                .seed = (uint64_t)recipe->seed};

@@ -25,9 +25,10 @@ struct reward_options {
 void reward_options_from(struct reward_options *options, const struct recipe *recipe);
 void reward_options_release(struct reward_options *options);
 
+/* votes_path: where the judge's votes are, when the recipe asks for them. */
 int sft_options_from(struct sft_options *options, const struct recipe *recipe,
                      const char *model_directory, const char *stage_directory,
-                     const char *recipe_hash);
+                     const char *votes_path, const char *recipe_hash);
 int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
                      const char *model_directory, const char *stage_directory,
                      const char *log_directory, const char *recipe_hash);

@@ -10,6 +10,7 @@
 
 #include "actors/actor_stage.h"
 #include "actors/engine_plan.h"
+#include "commands/measure/critique.h"
 #include "commands/measure/evaluate.h"
 #include "commands/measure/pools_file.h"
 #include "commands/prompts.h"
@@ -25,6 +26,8 @@
 #include "infra/telemetry/metrics.h"
 #include "infra/wire/endpoint.h"
 #include "reward/scorer_stage.h"
+
+#define VOTES_FILE "sft/votes.jsonl" /* of the run directory */
 
 /* ---- the wire ---- */
 
@@ -493,12 +496,13 @@ int worker_run_sft(const char *run_path)
     struct metrics *metrics = NULL;
     struct sft_stage *stage = NULL;
     struct sft_options options;
-    char model[HONE_PATH_MAX], directory[HONE_PATH_MAX];
+    char model[HONE_PATH_MAX], directory[HONE_PATH_MAX], votes[HONE_PATH_MAX];
     int rc = worker_open(&worker, run_path, WORKER_OFFLINE, 0, "sft");
     if (rc < 0 ||
         (rc = stage_input_model(&worker.recipe, &worker.run, "sft", model, sizeof model)) < 0 ||
         (rc = sft_options_from(&options, &worker.recipe, model,
                                run_directory_file(&worker.run, directory, sizeof directory, "sft"),
+                               run_directory_file(&worker.run, votes, sizeof votes, VOTES_FILE),
                                worker.run.recipe_hash)) < 0 ||
         (rc = worker_metrics(&worker, "sft", &metrics)) < 0 ||
         (rc = compute_open(&compute, worker.threads)) < 0 ||
@@ -591,6 +595,21 @@ int worker_run_eval(const char *run_path, const char *label, const char *model_d
                  (long long)result.prompts);
 out:
     text_release(&json);
+    worker_close(&worker);
+    return rc;
+}
+
+int worker_run_critique(const char *run_path)
+{
+    struct worker worker;
+    char model[HONE_PATH_MAX], path[HONE_PATH_MAX];
+    int rc = worker_open(&worker, run_path, WORKER_OFFLINE, 0, "critique");
+    if (rc == 0)
+        rc = stage_input_model(&worker.recipe, &worker.run, "sft", model, sizeof model);
+    if (rc == 0)
+        rc = critique_rows(&worker.recipe, model,
+                           run_directory_file(&worker.run, path, sizeof path, VOTES_FILE),
+                           worker.threads);
     worker_close(&worker);
     return rc;
 }

@@ -52,6 +52,8 @@ int worker_run_actor(const struct worker_start *start);
 int worker_run_scorer(const struct worker_start *start);
 int worker_run_learner(const struct worker_start *start);
 int worker_run_sft(const char *run_path);
+int worker_run_critique(
+    const char *run_path); /* the judge's votes, before SFT that is pruned by them */
 int worker_run_dpo(const char *run_path);
 int worker_run_eval(const char *run_path, const char *label, const char *model_directory);
 

@@ -37,7 +37,7 @@ enum planted_bug {
     PLANTED_DOUBLE_COUNT, /* a sample that has arrived counts again when it is sent again */
     PLANTED_LOST_LEASE,   /* a lease that is taken back leaves its samples behind */
     PLANTED_STALE_BATCH,  /* groups are not checked for their age when a batch is formed */
-    PLANTED_EARLY_FOLD,  /* measurements take effect as they come, not with the next batch */
+    PLANTED_EARLY_FOLD,   /* measurements take effect as they come, not with the next batch */
     PLANTED_COUNT
 };
 

@@ -16,7 +16,7 @@
 #define FORMAT         1
 #define MANIFEST_BYTES ((size_t)4 << 30)
 
-static const char *const method_names[] = {"none", "loss", "random"};
+static const char *const method_names[] = {"none", "loss", "random", "progress", "votes"};
 static const char *const tag_names[] = {"easy", "medium", "hard"};
 
 void prune_draw(uint64_t seed, struct prune_row *rows, int64_t count)
@@ -24,6 +24,13 @@ void prune_draw(uint64_t seed, struct prune_row *rows, int64_t count)
     const struct rng_key key = {.seed = seed, .purpose = RNG_SHUFFLE, .a = 1, .b = 1};
     for (int64_t i = 0; i < count; i++)
         rows[i].score = (double)rng_uniform(&key, (uint64_t)i);
+}
+
+void prune_break_ties(uint64_t seed, double step, struct prune_row *rows, int64_t count)
+{
+    const struct rng_key key = {.seed = seed, .purpose = RNG_SHUFFLE, .a = 1, .b = 1};
+    for (int64_t i = 0; i < count; i++)
+        rows[i].score += step * 0.5 * (double)rng_uniform(&key, (uint64_t)i);
 }
 
 /* ---- the choice ---- */

@@ -11,6 +11,7 @@
 #include "infra/train/training_run.h"
 #include "sft/nll_loss.h"
 #include "sft/sft_data.h"
+#include "sft/votes.h"
 
 /* SCORE (with pruning, without a manifest) -> TRAIN -> FINISHED. */
 enum sft_phase { SFT_SCORE, SFT_TRAIN, SFT_FINISHED };
@@ -39,7 +40,8 @@ struct sft_stage {
     struct prune_row *rows; /* [examples] */
     struct trainer *judge;  /* NULL unless they are scored */
     struct prune_identity identity;
-    float *logprobs; /* [max_length] rows of a batch of scores */
+    bool learned_scores; /* progress: the judge is the second one */
+    float *logprobs;     /* [max_length] rows of a batch of scores */
     float **logprob_rows;
 };
 
@@ -188,23 +190,24 @@ static void describe_rows(struct sft_stage *stage)
     hash_end(&state, &stage->identity.data);
 }
 
-static int open_judge(struct sft_stage *stage)
+/* Replaces the judge. */
+static int open_judge(struct sft_stage *stage, const char *directory, struct hash *weights)
 {
-    const struct sft_options *options = &stage->options;
-    const char *directory = options->prune.judge ? options->prune.judge : options->model_directory;
-    struct trainer_options trainer = options->trainer;
+    struct trainer_options trainer = stage->options.trainer;
     struct model_config config;
     struct memory_plan plan = {0};
 
+    trainer_free(stage->judge);
+    stage->judge = NULL;
     int rc = model_config_read(&config, directory);
     if (rc == 0 && config.vocab_size != stage->config.vocab_size)
         rc = error_set(HONE_EINVAL, "its vocabulary has %d ids, the model's %d", config.vocab_size,
                        stage->config.vocab_size);
     if (rc < 0)
-        return error_prefix("sft.prune.judge %s", directory);
+        return error_prefix("sft.prune: %s", directory);
     trainer.logprobs_only = true;
     trainer.lora.rank = 0;
-    trainer.max_sequence_tokens = options->max_length;
+    trainer.max_sequence_tokens = stage->options.max_length;
     trainer_plan(&trainer, &config, "judge", &plan);
     if ((rc = memory_plan_check(&plan, "judge", memory_plan_free_bytes())) < 0)
         return rc;
@@ -214,8 +217,52 @@ static int open_judge(struct sft_stage *stage)
         rc = trainer_create(&stage->judge, &trainer, &config, master, &stage->compute);
     memory_free(master);
     if (rc == 0)
-        model_hash(trainer_model(stage->judge), &stage->identity.judge);
+        model_hash(trainer_model(stage->judge), weights);
     return rc;
+}
+
+/* Whose likelihoods come first; with progress the other one is told of in the identity too. */
+static int open_judges(struct sft_stage *stage)
+{
+    const struct prune_options *options = &stage->options.prune;
+    const char *judge = options->judge ? options->judge : stage->options.model_directory;
+    struct hash both[2];
+    if (options->method == PRUNE_LOSS)
+        return open_judge(stage, judge, &stage->identity.judge);
+    int rc = open_judge(stage, options->learned, &both[1]);
+    if (rc == 0)
+        rc = open_judge(stage, judge, &both[0]);
+    if (rc == 0)
+        hash_sha256(both, sizeof both, &stage->identity.judge);
+    return rc;
+}
+
+/* A sequence has its row's votes. */
+static int read_votes(struct sft_stage *stage)
+{
+    const struct prune_options *options = &stage->options.prune;
+    int64_t rows = dataset_count(stage->dataset), unjudged = 0;
+    int32_t most = 1;
+    struct row_votes *votes = MEMORY_ARRAY(struct row_votes, rows);
+    int rc = votes_read(options->votes, votes, rows, &stage->identity.judge);
+    for (int64_t i = 0; rc == 0 && i < stage->examples.count; i++) {
+        const struct row_votes *row = &votes[stage->origins.rows[i]];
+        int32_t count = row->counts[VOTE_EASY] + row->counts[VOTE_MEDIUM] + row->counts[VOTE_HARD];
+        stage->rows[i].score = votes_score(row);
+        unjudged += count == 0;
+        most = count > most ? count : most;
+    }
+    memory_free(votes);
+    if (rc < 0)
+        return error_prefix("sft.prune");
+    if (unjudged > 0)
+        log_warn("sft: the judge has said nothing of %" PRId64 " of %" PRId64
+                 " sequences: they count as medium",
+                 unjudged, stage->examples.count);
+    /* Means of up to `most` votes differ by at least 1 / most^2. */
+    prune_break_ties(options->seed, 1.0 / ((double)most * (double)most), stage->rows,
+                     stage->examples.count);
+    return 0;
 }
 
 /* Leaves the rows that are kept; the others' tokens are released. */
@@ -258,17 +305,18 @@ static int begin_pruning(struct sft_stage *stage)
     const struct prune_options *options = &stage->options.prune;
     char path[HONE_PATH_MAX];
     describe_rows(stage);
-    int rc = options->method == PRUNE_LOSS ? open_judge(stage) : 0;
+    bool scores = options->method == PRUNE_LOSS || options->method == PRUNE_PROGRESS;
+    int rc = scores ? open_judges(stage) : options->method == PRUNE_VOTES ? read_votes(stage) : 0;
     if (rc < 0)
         return rc;
     rc = prune_manifest_read(manifest_path(stage, path, sizeof path), options, &stage->identity,
                              stage->rows, stage->examples.count);
     if (rc != 0)
         return rc < 0 ? rc : use_choice(stage);
-    if (options->method == PRUNE_RANDOM) {
+    if (options->method == PRUNE_RANDOM)
         prune_draw(options->seed, stage->rows, stage->examples.count);
+    if (!scores)
         return choose(stage);
-    }
     stage->phase = SFT_SCORE;
     stage->logprobs = MEMORY_ARRAY(float, SCORE_SEQUENCES *(size_t)stage->options.max_length);
     stage->logprob_rows = MEMORY_ARRAY(float *, SCORE_SEQUENCES);
@@ -389,10 +437,19 @@ static int score(struct sft_stage *stage)
         double sum = 0.0;
         for (int32_t i = 1; i < example->count; i++)
             sum -= example->mask[i] ? (double)stage->logprob_rows[s][i] : 0.0;
-        stage->rows[begin + s].score = sum / example_trained_tokens(example);
+        double mean = sum / example_trained_tokens(example);
+        stage->rows[begin + s].score =
+            stage->learned_scores ? stage->rows[begin + s].score - mean : mean;
     }
     stage->progress.scored_sequences = end;
-    return end == stage->examples.count ? choose(stage) : 0;
+    if (end < stage->examples.count)
+        return 0;
+    if (stage->options.prune.method != PRUNE_PROGRESS || stage->learned_scores)
+        return choose(stage);
+    struct hash known;
+    stage->learned_scores = true;
+    stage->progress.scored_sequences = 0;
+    return open_judge(stage, stage->options.prune.learned, &known);
 }
 
 static int write_metrics(struct sft_stage *stage)

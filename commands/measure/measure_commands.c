@@ -3,6 +3,7 @@
 
 #include "commands/command_recipe.h"
 #include "commands/commands.h"
+#include "commands/measure/critique.h"
 #include "commands/measure/evaluate.h"
 #include "commands/measure/filter.h"
 #include "commands/workers.h"
@@ -61,6 +62,26 @@ int command_filter(const struct command_line *line)
         (rc = placement_pin(&cpus)) == 0)
         rc = filter_prompts(&recipe, model != NULL ? model : recipe.model.path, out,
                             (int32_t)samples, limit, threads);
+    recipe_release(&recipe);
+    return rc;
+}
+
+int command_critique(const struct command_line *line)
+{
+    const char *run = command_value(line, "run"), *out = command_value(line, "out");
+    struct recipe recipe;
+    struct cpu_set_list cpus;
+    int threads;
+    if (run != NULL)
+        return worker_run_critique(run);
+    if (line->positional_count == 0 || out == NULL)
+        return error_set(HONE_EINVAL, "critique: name a recipe and --out FILE for the votes");
+    int rc = command_recipe(line, NULL, 0, &recipe);
+    if (rc < 0)
+        return rc;
+    if ((rc = worker_placement(&recipe, WORKER_OFFLINE, 0, &cpus, &threads)) == 0 &&
+        (rc = placement_pin(&cpus)) == 0)
+        rc = critique_rows(&recipe, recipe.model.path, out, threads);
     recipe_release(&recipe);
     return rc;
 }

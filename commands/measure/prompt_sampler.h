@@ -10,7 +10,7 @@
 #include "reward/reward_set.h"
 
 struct prompt_sampler_options {
-    const struct data_settings *data;
+    const struct data_settings *data; /* NULL: the caller fills `set`, and nothing is scored */
     const struct sampling_settings *sampling;
     int64_t max_prompt_tokens, max_prompts; /* 0: any, all */
     int64_t slots;

@@ -108,9 +108,14 @@ static void check_sft(const struct check *check)
     const struct sft_settings *sft = &check->recipe->sft;
     check_optimizer(check, "sft", &sft->optimizer);
     check_lora(check, "sft", &sft->lora);
-    if (sft->prune.method == RECIPE_PRUNE_LOSS && *sft->prune.judge == '\0' &&
-        check->recipe->model.init.method != RECIPE_INIT_NONE)
+    bool judged =
+        sft->prune.method != RECIPE_PRUNE_NONE && sft->prune.method != RECIPE_PRUNE_RANDOM;
+    if (judged && *sft->prune.judge == '\0' && check->recipe->model.init.method != RECIPE_INIT_NONE)
         fail(check, "sft.prune.judge", "a new model judges nothing: name a checkpoint");
+    if (sft->prune.method == RECIPE_PRUNE_PROGRESS && *sft->prune.learned == '\0')
+        fail(check, "sft.prune.learned", "method: progress compares with a checkpoint: name it");
+    if (sft->prune.method == RECIPE_PRUNE_VOTES && strstr(sft->prune.question, "{prompt}") == NULL)
+        fail(check, "sft.prune.question", "has no {prompt}: every row would be the same question");
     if (sft->data.path.count == 0)
         fail(check, "sft.data.path", "no data files given");
     if (sft->micro_batch_tokens < sft->max_length)

@@ -157,11 +157,22 @@ struct sampling_settings {
     struct string_list stop;
 };
 
-enum recipe_prune { RECIPE_PRUNE_NONE, RECIPE_PRUNE_LOSS, RECIPE_PRUNE_RANDOM };
+enum recipe_prune {
+    RECIPE_PRUNE_NONE,
+    RECIPE_PRUNE_LOSS,
+    RECIPE_PRUNE_PROGRESS,
+    RECIPE_PRUNE_VOTES,
+    RECIPE_PRUNE_RANDOM
+};
 
 struct prune_settings {
     enum recipe_prune method;
-    const char *judge; /* "": the base */
+    const char *judge;    /* "": the base */
+    const char *learned;  /* progress: a checkpoint */
+    int64_t votes;        /* of a row */
+    const char *question; /* {prompt}, {completion} */
+    double temperature;
+    int64_t answer_tokens;
     double drop_share;
     int64_t min_rows; /* of a capability */
 };

@@ -236,13 +236,30 @@ static const struct config_field eval_sampling_fields[] = {SAMPLING_FIELDS(0, "2
         .flags = FIELD_UNHASHED                                                                    \
     }
 
-static const char *const prune_names[] = {"none", "loss", "random", NULL};
+static const char *const prune_names[] = {"none", "loss", "progress", "votes", "random", NULL};
 
 static const struct config_field prune_fields[] = {
     ENUM("method", prune_settings, method, "none", prune_names,
-         "What the easiest rows are told by: their likelihood under a judge (loss), or a draw "
-         "(random, the control)"),
+         "What the easiest rows are told by: their likelihood under a judge (loss); how much more "
+         "likely they are to a checkpoint that has learned such rows (progress, the least first); "
+         "what the judge says when it is asked (votes: self-critique, for a judge that can answer "
+         "a question); or a draw (random, the control)"),
     PATH("judge", prune_settings, judge, "Checkpoint that judges; empty: the base"),
+    PATH("learned", prune_settings, learned,
+         "With method: progress: a checkpoint that was trained on such rows"),
+    INT("votes", prune_settings, votes, "5", 1, 1024, "answers",
+        "With method: votes: how often the judge is asked of each row"),
+    STRING(
+        "question", prune_settings, question,
+        "Here is a task and its answer.\n\nTask: {prompt}\n\nAnswer: {completion}\n\nHow hard is "
+        "such a task for you: easy, medium or hard? One word:",
+        0,
+        "With method: votes: what it is asked, as a user's turn of model.chat_layout, or with "
+        "plain as a text to go on with; the first of the words easy, medium and hard counts"),
+    FLOAT("temperature", prune_settings, temperature, "1", 0, 100, NULL,
+          "With method: votes: of the judge's answers"),
+    INT("answer_tokens", prune_settings, answer_tokens, "16", 1, 4096, "tokens",
+        "With method: votes: the longest answer"),
     FLOAT("drop_share", prune_settings, drop_share, "0.5", 0, 1, NULL,
           "Share of each capability's rows that is left out, the easiest first; 0.95 for a model "
           "that knows nearly all of it"),

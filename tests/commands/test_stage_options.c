@@ -135,7 +135,7 @@ static void test_new_model_takes_the_tokenizers_vocabulary(void **state)
                        "model.init.max_positions=64", "model.dtype=bfloat16", "sft.max_length=64",
                        "stages=[sft]", "seed=9"},
                    14);
-    if (sft_options_from(&options, &recipe, "ignored", "stage", "hash") < 0)
+    if (sft_options_from(&options, &recipe, "ignored", "stage", "votes", "hash") < 0)
         fail_msg("%s", error_message());
     assert_true(options.random_init);
     assert_string_equal(options.model_directory, fixture_path("tokenizer"));
@@ -150,7 +150,7 @@ static void test_new_model_takes_the_tokenizers_vocabulary(void **state)
     assert_int_equal(options.seed, 9);
     const char *given = recipe.model.init.tokenizer;
     recipe.model.init.tokenizer = fixture_root; /* no tokenizer.json here */
-    assert_true(sft_options_from(&options, &recipe, "ignored", "stage", "hash") < 0);
+    assert_true(sft_options_from(&options, &recipe, "ignored", "stage", "votes", "hash") < 0);
     assert_int_equal(strncmp(error_message(), "model.init.tokenizer: ", 22), 0);
     recipe.model.init.tokenizer = given;
     recipe_release(&recipe);

@@ -1,9 +1,9 @@
 """What the hard-prompt filter saves: RL runs of the quickstart from one SFT checkpoint, with it and without.
 
-    python3 -B tests/load/filter.py HONE REPO OUT [--seeds 3] [--steps 120] [--every 10] [--cases off,drop,on,file]
+    python3 -B tests/load/filter.py HONE REPO OUT [--seeds 3] [--steps 120] [--every 10] [--cases off,drop,on,wide,file]
 
 off: the quickstart as it is. drop: groups without an advantage are dropped and replaced, prompts come unfiltered. on: the same with
-rl.filter.mode on, from unseen prompts. file: the same, started from what `hone filter` measured of a quarter of the prompts.
+rl.filter.mode on, from unseen prompts. wide: the same with a band up to 0.9 that stays. file: as on, started from what `hone filter` measured of a quarter of the prompts.
 Each run keeps a checkpoint every EVERY steps; each is evaluated on the held-out prompts.
 
 The table says what each case needed to come to the pass@1 that `off` has at its end (mean of its last three checkpoints, the same for all
@@ -22,6 +22,7 @@ CASES = {
     "off": ["rl.filter.mode=measure", "rl.filter.probe_groups=0"],
     "drop": ["rl.filter.mode=measure", "rl.filter.probe_groups=0", "rl.drop_zero_advantage=true"],
     "on": ["rl.filter.mode=on", "rl.drop_zero_advantage=true"],
+    "wide": ["rl.filter={mode: on, high: 0.9, high_min: 0.9, high_step: 0, easy_share: 0.1}", "rl.drop_zero_advantage=true"],
     "file": ["rl.filter.mode=on", "rl.drop_zero_advantage=true"],
 }
 

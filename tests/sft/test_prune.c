@@ -4,6 +4,7 @@
 
 #include "infra/model/checkpoint.h"
 #include "sft/sft_stage.h"
+#include "sft/votes.h"
 
 #define ROWS_MAX 400
 
@@ -246,6 +247,85 @@ static void a_killed_stage_chooses_and_trains_the_same(void **state)
     }
 }
 
+/* The scores of a manifest, by row. */
+static void read_scores(const char *run, double *scores, int count)
+{
+    char *manifest = read_text(run, "prune.jsonl");
+    const char *at = manifest;
+    for (int i = 0; i < count; i++) {
+        at = strstr(at, "\"score\":");
+        assert_non_null(at);
+        scores[i] = strtod(at + strlen("\"score\":"), NULL);
+        at++;
+    }
+    memory_free(manifest);
+}
+
+/* What the judge finds less likely than the checkpoint that has learned is what stays. */
+static void progress_is_the_difference_of_two_judges(void **state)
+{
+    (void)state;
+    static double scores[3][150];
+    struct model_config config = fixture_config();
+    struct bench bench;
+    char learned[HONE_PATH_MAX], run[3][HONE_PATH_MAX];
+    bench_open(&bench, PRUNE_LOSS);
+    path_join(learned, sizeof learned, bench.root, "learned");
+    fixture_write_model(learned, &config, 8);
+    for (int k = 0; k < 3; k++) {
+        char name[8] = {'r', (char)('0' + k)};
+        bench.options.stage_directory = path_join(run[k], sizeof run[k], bench.root, name);
+        bench.options.prune.judge = k == 1 ? learned : NULL;
+        bench.options.prune.method = k == 2 ? PRUNE_PROGRESS : PRUNE_LOSS;
+        bench.options.prune.learned = learned;
+        run_killed_after(&bench, 1 << 20);
+        read_scores(run[k], scores[k], 150);
+    }
+    for (int i = 0; i < 150; i++)
+        assert_true(fabs(scores[2][i] - (scores[0][i] - scores[1][i])) < 1e-9);
+    compute_close(&bench.compute);
+    assert_ok(file_remove_tree(bench.root));
+}
+
+/* Of each capability the rows that the judge called easy go; between equals the draw decides. */
+static void votes_decide(void **state)
+{
+    (void)state;
+    static struct row_votes votes[150];
+    struct bench bench;
+    struct sft_stage *stage;
+    char file[HONE_PATH_MAX];
+    bench_open(&bench, PRUNE_VOTES);
+    path_join(file, sizeof file, bench.root, "votes.jsonl");
+    for (int i = 0; i < 150; i++)
+        votes[i].counts[i % 5 < 3 ? VOTE_EASY : VOTE_HARD] = 5;
+    votes[7] = (struct row_votes){.unread = 5}; /* medium: stays before the easy ones */
+    assert_ok(votes_write(file, "{}", votes, 150));
+    bench.options.prune.votes = file;
+    run_killed_after(&bench, 1 << 20);
+    char *manifest = read_text(bench.run, "prune.jsonl");
+    int kept_easy = 0, row = -1;
+    for (char *rest, *line = strtok_r(manifest, "\n", &rest); line != NULL;
+         line = strtok_r(NULL, "\n", &rest), row++) {
+        bool stays = strstr(line, "\"kept\":true") != NULL;
+        if (row < 0)
+            continue;
+        assert_true(stays || (row % 5 < 3 && row != 7));
+        kept_easy += stays && row % 5 < 3;
+    }
+    assert_int_equal(row, 150);
+    assert_int_equal(kept_easy, 15); /* 75 stay, 60 are hard */
+    memory_free(manifest);
+    /* Votes on other rows are none on these. */
+    assert_ok(votes_write(file, "{}", votes, 149));
+    assert_ok(file_remove_tree(bench.run));
+    assert_int_equal(sft_stage_create(&stage, &bench.options, &bench.compute, clock_system(), NULL),
+                     HONE_EFORMAT);
+    assert_non_null(strstr(error_message(), "149 of 150 rows"));
+    compute_close(&bench.compute);
+    assert_ok(file_remove_tree(bench.root));
+}
+
 static void pruning_that_leaves_nothing_is_refused(void **state)
 {
     (void)state;
@@ -269,6 +349,8 @@ int main(void)
         cmocka_unit_test(the_draw_is_even),
         cmocka_unit_test(a_manifest_is_of_what_it_says),
         cmocka_unit_test(a_killed_stage_chooses_and_trains_the_same),
+        cmocka_unit_test(progress_is_the_difference_of_two_judges),
+        cmocka_unit_test(votes_decide),
         cmocka_unit_test(pruning_that_leaves_nothing_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

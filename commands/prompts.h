@@ -17,12 +17,14 @@ struct prompt_set {
 /* Options that point into `data`: valid as long as it is. */
 void dataset_options_from(const struct data_settings *data, struct dataset_options *options);
 
-/* Keeps at most `limit` prompts (0 = all), spread evenly over the file. A prompt of more than
+/* Conversations are rendered in the layout up to where the assistant's words begin (data->chat);
+ * the text of a prompt is the last words of the user. Each variant of data->system_prompts is a
+ * prompt. Keeps at most `limit` rows (0 = all), spread evenly over the file. A prompt of more than
  * max_prompt_tokens (0 = any length) is left out and counted. No prompt left is an error.
  * `where` names the recipe's key in messages. */
 int prompt_set_load(struct prompt_set *set, const struct data_settings *data,
-                    const struct tokenizer *tokenizer, int64_t max_prompt_tokens, int64_t limit,
-                    const char *where);
+                    enum chat_layout layout, const struct tokenizer *tokenizer,
+                    int64_t max_prompt_tokens, int64_t limit, const char *where);
 void prompt_set_release(struct prompt_set *set);
 /* Which prompts have one of the capabilities: [count], the caller's. A capability that no prompt
  * has is an error; `where` as above. */

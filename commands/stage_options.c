@@ -64,7 +64,7 @@ void lora_options_from(struct lora_options *options, const struct recipe *recipe
 }
 
 /* The recipe has checked the name. */
-static enum chat_layout layout_from(const struct recipe *recipe)
+enum chat_layout chat_layout_from(const struct recipe *recipe)
 {
     enum chat_layout layout;
     int rc = chat_layout_parse(recipe->model.chat_layout, &layout);
@@ -155,7 +155,7 @@ int sft_options_from(struct sft_options *options, const struct recipe *recipe,
     const struct sft_settings *sft = &recipe->sft;
     memset(options, 0, sizeof *options);
     dataset_options_from(&sft->data, &options->data);
-    options->layout = layout_from(recipe);
+    options->layout = chat_layout_from(recipe);
     options->model_directory = model_directory;
     options->stage_directory = stage_directory;
     options->recipe_hash = recipe_hash;
@@ -235,7 +235,7 @@ int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
     options->from_log = dpo->source == RECIPE_PAIRS_RL_LOG;
     options->log_directory = *dpo->log != '\0' ? dpo->log : log_directory;
     dataset_options_from(&dpo->data, &options->data);
-    options->layout = layout_from(recipe);
+    options->layout = chat_layout_from(recipe);
     options->model_directory = model_directory;
     options->stage_directory = stage_directory;
     options->recipe_hash = recipe_hash;

@@ -11,6 +11,7 @@
 #include "sft/sft_stage.h"
 
 enum dtype compute_dtype(const struct recipe *recipe);
+enum chat_layout chat_layout_from(const struct recipe *recipe);
 
 /* Stop ids: the model's eos ids plus the single-token strings of sampling.stop. */
 int sampling_from(struct sampling *sampling, const struct sampling_settings *settings,

@@ -252,7 +252,8 @@ static int rl_inputs_open(struct rl_inputs *inputs, const struct worker *worker)
     if (rc == 0)
         rc = tokenizer_load(&inputs->tokenizer, inputs->model_directory);
     if (rc == 0)
-        rc = prompt_set_load(&inputs->set, &worker->recipe.rl.data, inputs->tokenizer,
+        rc = prompt_set_load(&inputs->set, &worker->recipe.rl.data,
+                             chat_layout_from(&worker->recipe), inputs->tokenizer,
                              worker->recipe.rl.max_prompt_tokens, 0, "rl.data");
     return rc;
 }
@@ -527,8 +528,8 @@ static int wanted_prompts(const struct recipe *recipe, const char *model, bool *
         return 0;
     int rc = tokenizer_load(&tokenizer, model);
     if (rc == 0)
-        rc = prompt_set_load(&set, &recipe->rl.data, tokenizer, recipe->rl.max_prompt_tokens, 0,
-                             "rl.data");
+        rc = prompt_set_load(&set, &recipe->rl.data, chat_layout_from(recipe), tokenizer,
+                             recipe->rl.max_prompt_tokens, 0, "rl.data");
     if (rc == 0)
         rc = prompt_set_with(&set, &recipe->dpo.capabilities, "dpo.capabilities", wanted);
     *count = set.count;

@@ -6,6 +6,7 @@
 
 #include "commands/measure/pools_file.h"
 #include "commands/prompts.h"
+#include "commands/stage_options.h"
 #include "curriculum/group_table.h"
 #include "curriculum/pools/pools_store.h"
 #include "infra/base/error.h"
@@ -195,8 +196,8 @@ int pools_report_print(const struct run_directory *run, const struct recipe *rec
                  ? error_set(HONE_ENOENT, "%s: the run keeps no pools (rl.filter.mode)", run->path)
                  : tokenizer_load(&tokenizer, model);
     if (rc == 0)
-        rc = prompt_set_load(&set, &recipe->rl.data, tokenizer, recipe->rl.max_prompt_tokens, 0,
-                             "rl.data");
+        rc = prompt_set_load(&set, &recipe->rl.data, chat_layout_from(recipe), tokenizer,
+                             recipe->rl.max_prompt_tokens, 0, "rl.data");
     if (rc == 0) {
         prompt_pools_init(&pools, &options, set.prompts, set.count, (uint64_t)recipe->seed,
                           (int32_t)recipe->rl.prompts_per_step);

@@ -211,11 +211,9 @@ int critique_rows(const struct recipe *recipe, const char *base, const char *pat
         .slots = SLOTS,
         .sampling_key = "sft.prune",
     };
-    struct critique c = {.settings = settings};
+    struct critique c = {.settings = settings, .layout = chat_layout_from(recipe)};
     text_init(&c.answer);
-    int rc = chat_layout_parse(recipe->model.chat_layout, &c.layout);
-    if (rc == 0)
-        rc = prompt_sampler_open(&c.sampler, recipe, &options, judge, threads);
+    int rc = prompt_sampler_open(&c.sampler, recipe, &options, judge, threads);
     if (rc == 0)
         rc = run(&c, judge, recipe, path);
     memory_free(c.rows);

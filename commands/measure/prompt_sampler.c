@@ -45,8 +45,8 @@ int prompt_sampler_open(struct prompt_sampler *sampler, const struct recipe *rec
         return rc;
     if (options->data == NULL)
         return open_engine(sampler, model_directory, threads);
-    if ((rc = prompt_set_load(&sampler->set, options->data, sampler->tokenizer,
-                              options->max_prompt_tokens, options->max_prompts,
+    if ((rc = prompt_set_load(&sampler->set, options->data, chat_layout_from(recipe),
+                              sampler->tokenizer, options->max_prompt_tokens, options->max_prompts,
                               options->data_key)) < 0)
         return rc;
     if ((rc = open_engine(sampler, model_directory, threads)) < 0)

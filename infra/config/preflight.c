@@ -193,6 +193,13 @@ static void check_truncation(const struct check *check)
              "rl.truncated_sampling: importance to take ratios to that distribution");
 }
 
+static void check_prompts(const struct check *check, const char *key,
+                          const struct data_settings *data)
+{
+    if (data->system_prompts.count > 0 && data->chat == RECIPE_CHAT_NEVER)
+        fail(check, key, "a system prompt needs a conversation: chat is never");
+}
+
 static void check_filter(const struct check *check)
 {
     const struct filter_settings *filter = &check->recipe->rl.filter;
@@ -241,6 +248,7 @@ static void check_rl(const struct check *check)
     check_objective(check);
     check_truncation(check);
     check_filter(check);
+    check_prompts(check, "rl.data.system_prompts", &rl->data);
     if (rl->sampling.stop.count > 8)
         fail(check, "rl.sampling.stop", "at most 8 stops, got %d", rl->sampling.stop.count);
 }

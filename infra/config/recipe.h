@@ -137,6 +137,8 @@ struct lora_settings {
     struct string_list targets;
 };
 
+enum recipe_chat { RECIPE_CHAT_AUTO, RECIPE_CHAT_ALWAYS, RECIPE_CHAT_NEVER };
+
 /* The columns a stage has no use for cannot be set in its table and stay "". */
 struct data_settings {
     struct string_list path;
@@ -145,7 +147,9 @@ struct data_settings {
     const char *ground_truth_column, *capability_column, *data_source_column; /* rl, eval */
     const char *chosen_column, *rejected_column;                              /* dpo */
     const char *prompt_template, *completion_template;
-    int64_t max_rows; /* 0: all */
+    enum recipe_chat chat;             /* rl, eval */
+    struct string_list system_prompts; /* rl, eval: variants */
+    int64_t max_rows;                  /* 0: all */
 };
 
 struct sampling_settings {

@@ -49,6 +49,7 @@ static const char *const scale_names[] = {
 static const char *const ratio_names[] = {"token", "sequence", NULL};
 static const char *const clipping_names[] = {"ppo", "cispo", "aipo", "none", NULL};
 static const char *const kl_in_names[] = {"loss", "reward", NULL};
+static const char *const chat_names[] = {"auto", "always", "never", NULL};
 static const char *const filter_names[] = {"off", "measure", "on", NULL};
 static const char *const truncated_names[] = {"refuse", "importance", NULL};
 static const char *const aggregation_names[] = {"token_mean", "sequence_mean", "constant", NULL};
@@ -128,7 +129,7 @@ static const struct config_field wire_fields[] = {
     PATH("keys", wire_settings, keys, "Directory of keys (hone keys); tcp needs it"), END};
 
 /* Columns that only some stages read are hidden in the others' tables. */
-#define DATA_FIELDS(text_bits, truth_bits, pair_bits, capability_bits)                             \
+#define DATA_FIELDS(text_bits, truth_bits, pair_bits, capability_bits, prompt_bits)                \
     LIST("path", data_settings, path, "", NULL, "Files: JSON lines, or one JSON array each"),      \
         WORD("format", data_settings, format, "auto", format_names,                                \
              "Shape of the rows; auto decides by their columns"),                                  \
@@ -152,15 +153,32 @@ static const struct config_field wire_fields[] = {
                "Prompt made from columns, e.g. \"Q: {question}\\nA:\"; empty: the column alone"),  \
         STRING("completion_template", data_settings, completion_template, NULL, text_bits,         \
                "Completion made from columns; empty: the column alone"),                           \
+        {.name = "chat",                                                                           \
+         .type = FIELD_ENUM,                                                                       \
+         AT(data_settings, chat),                                                                  \
+         .default_text = "auto",                                                                   \
+         .names = chat_names,                                                                      \
+         .help = "What is written in model.chat_layout, up to where the assistant's words begin: " \
+                 "rows that are conversations (auto), plain prompts too, as a user's turn "        \
+                 "(always), or nothing (never)",                                                   \
+         .flags = prompt_bits},                                                                    \
+        {.name = "system_prompts",                                                                 \
+         .type = FIELD_STRING_LIST,                                                                \
+         AT(data_settings, system_prompts),                                                        \
+         .default_text = "",                                                                       \
+         .help = "Variants: each row becomes a conversation under each of these, a prompt of its " \
+                 "own; a row that has a system turn keeps it",                                     \
+         .flags = prompt_bits},                                                                    \
         INT("max_rows", data_settings, max_rows, "0", 0, FIELD_UNBOUNDED, "rows",                  \
             "Rows read from the start of the files; 0 reads all"),                                 \
         END
 
 static const struct config_field sft_data_fields[] = {
-    DATA_FIELDS(0, FIELD_HIDDEN, FIELD_HIDDEN, 0)};
-static const struct config_field rl_data_fields[] = {DATA_FIELDS(FIELD_HIDDEN, 0, FIELD_HIDDEN, 0)};
+    DATA_FIELDS(0, FIELD_HIDDEN, FIELD_HIDDEN, 0, FIELD_HIDDEN)};
+static const struct config_field rl_data_fields[] = {
+    DATA_FIELDS(FIELD_HIDDEN, 0, FIELD_HIDDEN, 0, 0)};
 static const struct config_field dpo_data_fields[] = {
-    DATA_FIELDS(FIELD_HIDDEN, FIELD_HIDDEN, 0, FIELD_HIDDEN)};
+    DATA_FIELDS(FIELD_HIDDEN, FIELD_HIDDEN, 0, FIELD_HIDDEN, FIELD_HIDDEN)};
 
 #define OPTIMIZER_FIELDS(rate, shape, warmup, decay)                                               \
     FLOAT("learning_rate", optimizer_settings, learning_rate, rate, 0, 1, NULL,                    \

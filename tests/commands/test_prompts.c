@@ -37,7 +37,7 @@ static const char *write_rows(void)
 static int load(struct prompt_set *set, const char *path, int64_t max_prompt_tokens, int64_t limit)
 {
     const struct data_settings data = {.path = {&path, 1}, .format = "auto"};
-    return prompt_set_load(set, &data, tokenizer, max_prompt_tokens, limit, "rl.data");
+    return prompt_set_load(set, &data, CHAT_PLAIN, tokenizer, max_prompt_tokens, limit, "rl.data");
 }
 
 static void test_every_row_becomes_a_numbered_prompt(void **state)
@@ -156,10 +156,85 @@ static void test_named_column_that_is_missing(void **state)
     const char *path = write_rows();
     const struct data_settings data = {
         .path = {&path, 1}, .format = "auto", .prompt_column = "problem"};
-    assert_true(prompt_set_load(&set, &data, tokenizer, 0, 0, "eval.data") < 0);
+    assert_true(prompt_set_load(&set, &data, CHAT_PLAIN, tokenizer, 0, 0, "eval.data") < 0);
     assert_int_equal(strncmp(error_message(), "eval.data: ", 11), 0);
     assert_non_null(strstr(error_message(), "problem"));
     assert_non_null(strstr(error_message(), "ground_truth")); /* the columns it has */
+}
+
+/* What the model reads. */
+static void assert_reads(const struct prompt *prompt, const char *expected)
+{
+    struct text text;
+    text_init(&text);
+    assert_int_equal(prompt->tokens[0], tokenizer_bos(tokenizer));
+    assert_int_equal(
+        tokenizer_decode(tokenizer, prompt->tokens + 1, prompt->token_count - 1, false, &text), 0);
+    assert_string_equal(text.data, expected);
+    text_release(&text);
+}
+
+/* A dialogue, one whose prompt is a list, one with a system turn, a plain prompt. */
+static const char conversations[] =
+    "{\"prompt\": [{\"role\": \"user\", \"content\": \"one\"}, {\"role\": \"assistant\", "
+    "\"content\": \"two\"}, {\"role\": \"user\", \"content\": \"three\"}], \"ground_truth\": "
+    "\"t\"}\n"
+    "{\"prompt\": [{\"role\": \"system\", \"content\": \"own\"}, {\"role\": \"user\", "
+    "\"content\": \"four\"}], \"completion\": [{\"role\": \"assistant\", \"content\": "
+    "\"five\"}]}\n"
+    "{\"prompt\": \"six\"}\n";
+
+static int load_chat(struct prompt_set *set, enum recipe_chat chat, const char *const *systems,
+                     int32_t count)
+{
+    const char *path = fixture_write("chat.jsonl", conversations);
+    const struct data_settings data = {
+        .path = {&path, 1},
+        .format = "prompt_completion",
+        .chat = chat,
+        .system_prompts = {(const char **)(uintptr_t)systems, count}};
+    return prompt_set_load(set, &data, CHAT_PLAIN, tokenizer, 0, 0, "rl.data");
+}
+
+static void test_conversations_are_rendered(void **state)
+{
+    (void)state;
+    struct prompt_set set;
+    assert_int_equal(load_chat(&set, RECIPE_CHAT_AUTO, NULL, 0), 0);
+    assert_int_equal(set.count, 3);
+    assert_reads(&set.prompts[0], "User: one\nAssistant: two<|eos|>\nUser: three\nAssistant:");
+    assert_string_equal(set.prompts[0].text, "three");
+    assert_reads(&set.prompts[1], "System: own\nUser: four\nAssistant:");
+    assert_string_equal(set.prompts[1].text, "four");
+    assert_reads(&set.prompts[2], "six");
+    prompt_set_release(&set);
+    assert_int_equal(load_chat(&set, RECIPE_CHAT_ALWAYS, NULL, 0), 0);
+    assert_reads(&set.prompts[2], "User: six\nAssistant:");
+    assert_string_equal(set.prompts[2].text, "six");
+    prompt_set_release(&set);
+    assert_int_equal(load_chat(&set, RECIPE_CHAT_NEVER, NULL, 0), HONE_EFORMAT);
+    assert_non_null(strstr(error_message(), "chat.jsonl:1"));
+    assert_non_null(strstr(error_message(), "no prompt"));
+}
+
+/* Each variant is a prompt of its own; who has a system turn keeps it. */
+static void test_system_prompts_make_variants(void **state)
+{
+    (void)state;
+    static const char *const systems[] = {"brief", "kind"};
+    struct prompt_set set;
+    assert_int_equal(load_chat(&set, RECIPE_CHAT_AUTO, systems, 2), 0);
+    assert_int_equal(set.count, 5);
+    assert_reads(&set.prompts[0],
+                 "System: brief\nUser: one\nAssistant: two<|eos|>\nUser: three\nAssistant:");
+    assert_reads(&set.prompts[2], "System: own\nUser: four\nAssistant:");
+    assert_reads(&set.prompts[3], "System: brief\nUser: six\nAssistant:");
+    assert_reads(&set.prompts[4], "System: kind\nUser: six\nAssistant:");
+    for (int64_t i = 0; i < 5; i++)
+        assert_int_equal(set.prompts[i].id, i);
+    assert_string_equal(set.prompts[0].ground_truth, "t");
+    assert_string_equal(set.prompts[1].ground_truth, "t");
+    prompt_set_release(&set);
 }
 
 static void test_missing_file(void **state)
@@ -199,6 +274,8 @@ int main(void)
         cmocka_unit_test(test_no_prompt_left_is_an_error),
         cmocka_unit_test(test_bad_rows_name_file_and_line),
         cmocka_unit_test(test_named_column_that_is_missing),
+        cmocka_unit_test(test_conversations_are_rendered),
+        cmocka_unit_test(test_system_prompts_make_variants),
         cmocka_unit_test(test_missing_file),
         cmocka_unit_test(test_settings_become_options),
     };

@@ -165,6 +165,7 @@ int sft_options_from(struct sft_options *options, const struct recipe *recipe,
     options->batch_tokens = (int32_t)sft->batch_tokens;
     options->max_length = (int32_t)sft->max_length;
     options->save_steps = sft->save_steps;
+    options->entropy_floor = sft->entropy_floor;
     options->keep_checkpoints = 2;
     trainer_from(&options->trainer, recipe, &sft->optimizer, sft->micro_batch_tokens,
                  sft->max_length);

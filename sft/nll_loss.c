@@ -5,7 +5,7 @@
 void nll_loss_begin(struct nll_loss *loss, const struct train_batch *batch)
 {
     loss->total_tokens = 0;
-    loss->probability_sum = 0.0;
+    loss->probability_sum = loss->entropy_sum = 0.0;
     for (int32_t s = 0; s < batch->count; s++)
         loss->total_tokens += train_sequence_trained(&batch->sequences[s]);
 }
@@ -24,6 +24,8 @@ int nll_loss_function(void *context, const struct train_batch *batch,
             double logprob = (double)streams->logprob[s][i];
             *total -= weight * logprob;
             loss->probability_sum += exponential(logprob);
+            if (streams->entropy != NULL)
+                loss->entropy_sum += (double)streams->entropy[s][i];
             streams->d_logprob[s][i] = (float)-weight;
         }
     }

@@ -8,6 +8,7 @@
 struct nll_loss {
     int64_t total_tokens;
     double probability_sum; /* of the trained tokens */
+    double entropy_sum;     /* the same, when the batch asks for it */
 };
 
 /* Counts the batch's trained tokens, clears the sum. */

@@ -9,6 +9,7 @@
 #include "infra/base/memory.h"
 #include "infra/train/example.h"
 #include "infra/train/training_run.h"
+#include "sft/exploration.h"
 #include "sft/nll_loss.h"
 #include "sft/sft_data.h"
 #include "sft/votes.h"
@@ -32,6 +33,7 @@ struct sft_stage {
     struct train_sequence *sequences; /* [sequence_capacity] of one step */
     int64_t sequence_capacity;
     struct sft_progress progress;
+    struct exploration exploration;
     enum sft_phase phase;
 
     /* while rows are pruned */
@@ -161,6 +163,9 @@ static int begin_training(struct sft_stage *stage)
         rc = create_trainer(stage, &stage->compute);
     if (rc == 0)
         rc = training_run_resume(&stage->run, stage->trainer, &resumed);
+    stage->exploration.floor = stage->options.entropy_floor;
+    if (rc == 0)
+        exploration_load(&stage->exploration, &stage->run.state);
     stage->phase = SFT_TRAIN;
     return rc;
 }
@@ -461,9 +466,25 @@ static int write_metrics(struct sft_stage *stage)
     metrics_add(stage->metrics, "grad_norm", progress->gradient_norm);
     metrics_add(stage->metrics, "num_tokens", (double)progress->tokens);
     metrics_add(stage->metrics, "mean_token_probability", progress->token_probability);
+    if (stage->exploration.floor > 0.0)
+        metrics_add(stage->metrics, "entropy", progress->entropy);
     metrics_add(stage->metrics, "tokens_per_second", progress->tokens_per_second);
     metrics_add(stage->metrics, "epoch", (double)progress->epoch);
     return metrics_end(stage->metrics);
+}
+
+/* Of the weights before the step; a checkpoint after it remembers. */
+static void watch_entropy(struct sft_stage *stage, double entropy)
+{
+    struct exploration *exploration = &stage->exploration;
+    stage->progress.entropy = entropy;
+    bool lost = exploration_add(exploration, entropy);
+    exploration_store(exploration, &stage->run.state);
+    if (lost)
+        log_info("sft: enough after %" PRId64 " of %" PRId64 " steps: the policy's entropy is "
+                 "%.3f, below %.3g of the %.3f that it was (sft.entropy_floor)",
+                 stage->run.state.step + 1, stage->run.total_steps, exploration_now(exploration),
+                 exploration->floor, exploration_first(exploration));
 }
 
 static int step(struct sft_stage *stage)
@@ -479,6 +500,7 @@ static int step(struct sft_stage *stage)
     int64_t end = end_of_batch(stage, order, run->rows, run->state.position);
     int64_t tokens = fill_batch(stage, order, run->state.position, end, &batch);
     nll_loss_begin(&loss, &batch);
+    batch.need_entropy = stage->exploration.floor > 0.0;
     int rc = trainer_step(stage->trainer, &batch, nll_loss_function, &loss, &report);
     if (rc < 0)
         return rc;
@@ -488,6 +510,8 @@ static int step(struct sft_stage *stage)
     progress->gradient_norm = report.gradient_norm;
     progress->token_probability = loss.probability_sum / (double)loss.total_tokens;
     progress->tokens_per_second = seconds > 0.0 ? (double)tokens / seconds : 0.0;
+    if (batch.need_entropy)
+        watch_entropy(stage, loss.entropy_sum / (double)loss.total_tokens);
     rc = training_run_advance(run, stage->trainer, &report, end, tokens);
     fill_progress(stage);
     int metrics_rc = write_metrics(stage);
@@ -501,7 +525,8 @@ int sft_stage_tick(struct sft_stage *stage, struct sft_progress *progress)
     if (stage->phase == SFT_SCORE) {
         rc = score(stage);
         fill_progress(stage);
-    } else if (stage->phase == SFT_TRAIN && stage->run.state.step < stage->run.total_steps) {
+    } else if (stage->phase == SFT_TRAIN && stage->run.state.step < stage->run.total_steps &&
+               !exploration_is_lost(&stage->exploration)) {
         rc = step(stage);
     } else if (stage->phase == SFT_TRAIN) {
         rc = training_run_finish(&stage->run, stage->trainer, stage->config.stored_dtype);

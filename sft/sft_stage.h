@@ -29,6 +29,7 @@ struct sft_options {
     int32_t max_length; /* longer rows: text rows are cut into pieces, pairs are dropped, counted */
     int64_t save_steps; /* 0: only at the end */
     int keep_checkpoints;
+    double entropy_floor;           /* struct exploration; 0: not watched */
     struct prune_options prune;     /* method PRUNE_NONE: every row is trained */
     struct trainer_options trainer; /* max_sequence_tokens and total_steps are filled in here */
 };
@@ -39,6 +40,7 @@ struct sft_progress {
     int64_t rows, dropped_rows;
     int64_t scored_sequences, pruned_sequences; /* of the pruning, before the first step */
     double loss, learning_rate, gradient_norm, tokens_per_second; /* of the latest step */
+    double entropy;           /* nats a token, when it is watched */
     double token_probability; /* mean p(token) of its trained tokens: accuracy of a sampled token */
     bool finished;
 };

@@ -192,7 +192,8 @@ struct sft_settings {
     struct optimizer_settings optimizer;
     struct lora_settings lora;
     struct prune_settings prune;
-    int64_t save_steps; /* 0: only at the end */
+    double entropy_floor; /* share of the first; 0: not watched */
+    int64_t save_steps;   /* 0: only at the end */
     int64_t log_steps;
 };
 

@@ -301,6 +301,10 @@ static const struct config_field sft_fields[] = {
     LORA(sft_settings),
     TABLE("prune", sft_settings, prune, prune_fields,
           "Rows that are left out because they are easy; RUN/sft/prune.jsonl says which and why."),
+    FLOAT("entropy_floor", sft_settings, entropy_floor, "0", 0, 1, NULL,
+          "Light SFT: the stage ends when the policy's entropy on its rows, mean of 10 steps, is "
+          "below "
+          "this share of what it was in the first 10; 0 is off"),
     INT("save_steps", sft_settings, save_steps, "0", 0, STEPS_MAX, "steps",
         "Steps between checkpoints; 0 saves only at the end"),
     INT("log_steps", sft_settings, log_steps, "1", 1, STEPS_MAX, "steps",

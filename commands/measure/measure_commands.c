@@ -10,6 +10,21 @@
 #include "infra/base/error.h"
 #include "infra/base/text.h"
 
+/* The recipe, and this process on the cpus of offline work; the caller releases the recipe. */
+static int begin(const struct command_line *line, struct recipe *recipe, int *threads)
+{
+    struct cpu_set_list cpus;
+    int rc = command_recipe(line, NULL, 0, recipe);
+    if (rc < 0)
+        return rc;
+    rc = worker_placement(recipe, WORKER_OFFLINE, 0, &cpus, threads);
+    if (rc == 0)
+        rc = placement_pin(&cpus);
+    if (rc < 0)
+        recipe_release(recipe);
+    return rc;
+}
+
 int command_eval(const struct command_line *line)
 {
     const char *run = command_value(line, "run"), *model = command_value(line, "model");
@@ -24,15 +39,12 @@ int command_eval(const struct command_line *line)
                                       "checkpoint than its model.path)");
     struct recipe recipe;
     struct evaluate_result result;
-    struct cpu_set_list cpus;
     int threads;
-    int rc = command_recipe(line, NULL, 0, &recipe);
+    int rc = begin(line, &recipe, &threads);
     if (rc < 0)
         return rc;
-    if ((rc = worker_placement(&recipe, WORKER_OFFLINE, 0, &cpus, &threads)) == 0 &&
-        (rc = placement_pin(&cpus)) == 0)
-        rc = evaluate(&recipe, model != NULL ? model : recipe.model.path,
-                      command_value(line, "samples"), threads, &result);
+    rc = evaluate(&recipe, model != NULL ? model : recipe.model.path,
+                  command_value(line, "samples"), threads, &result);
     if (rc == 0) {
         struct text json;
         text_init(&json);
@@ -48,7 +60,6 @@ int command_filter(const struct command_line *line)
 {
     const char *model = command_value(line, "model"), *out = command_value(line, "out");
     struct recipe recipe;
-    struct cpu_set_list cpus;
     int64_t samples, limit;
     int threads;
     int rc = command_int(line, "samples", 1, 65536, &samples);
@@ -56,12 +67,10 @@ int command_filter(const struct command_line *line)
         return rc;
     if (out == NULL)
         return error_set(HONE_EINVAL, "filter: --out FILE is needed: where the pools are written");
-    if ((rc = command_recipe(line, NULL, 0, &recipe)) < 0)
+    if ((rc = begin(line, &recipe, &threads)) < 0)
         return rc;
-    if ((rc = worker_placement(&recipe, WORKER_OFFLINE, 0, &cpus, &threads)) == 0 &&
-        (rc = placement_pin(&cpus)) == 0)
-        rc = filter_prompts(&recipe, model != NULL ? model : recipe.model.path, out,
-                            (int32_t)samples, limit, threads);
+    rc = filter_prompts(&recipe, model != NULL ? model : recipe.model.path, out, (int32_t)samples,
+                        limit, threads);
     recipe_release(&recipe);
     return rc;
 }
@@ -70,18 +79,15 @@ int command_critique(const struct command_line *line)
 {
     const char *run = command_value(line, "run"), *out = command_value(line, "out");
     struct recipe recipe;
-    struct cpu_set_list cpus;
     int threads;
     if (run != NULL)
         return worker_run_critique(run);
     if (line->positional_count == 0 || out == NULL)
         return error_set(HONE_EINVAL, "critique: name a recipe and --out FILE for the votes");
-    int rc = command_recipe(line, NULL, 0, &recipe);
+    int rc = begin(line, &recipe, &threads);
     if (rc < 0)
         return rc;
-    if ((rc = worker_placement(&recipe, WORKER_OFFLINE, 0, &cpus, &threads)) == 0 &&
-        (rc = placement_pin(&cpus)) == 0)
-        rc = critique_rows(&recipe, recipe.model.path, out, threads);
+    rc = critique_rows(&recipe, recipe.model.path, out, threads);
     recipe_release(&recipe);
     return rc;
 }

@@ -6,24 +6,10 @@ OUT is that of tests/load/filter.py, whose runs these are. For each run and slic
 2,000 pairs, the newest, one epoch), and pass@1 on the held-out prompts before and after, from SAMPLES answers to each. The table has the change in
 points for the slice, and for all other prompts together. OUT gets a directory for each run and corner_cases.md.
 """
-import argparse
-import json
 import os
 import statistics
-import subprocess
 
-from quickstart_runs import run, spread
-
-
-def evaluate(hone, repository, out, model, path, samples):
-    if not os.path.exists(path):
-        words = [hone, "eval", os.path.join(repository, "configs/quickstart.yaml"), "--model", model, "stages=[rl]", "model.path=" + model,
-                 "eval.samples=%d" % samples]
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True, cwd=out)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(done.stdout)
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)["capabilities"]
+from quickstart_runs import arguments, evaluate, run, spread
 
 
 def elsewhere(capabilities, name):
@@ -32,26 +18,24 @@ def elsewhere(capabilities, name):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("hone")
-    parser.add_argument("repository")
-    parser.add_argument("out")
+    parser = arguments(__doc__)
     parser.add_argument("--runs", default="on-1,on-2,on-3")
     parser.add_argument("--slices", default="compare,two_step,add")
     parser.add_argument("--samples", type=int, default=64)
     options = parser.parse_args()
-    hone, repository, out = map(os.path.abspath, (options.hone, options.repository, options.out))
+    hone, repository, out = options.hone, options.repository, options.out
     lines = ["| slice | before | change in the slice | change elsewhere | worst other capability |", "|---|---|---|---|---|"]
     for name in options.slices.split(","):
         rows = []
         for base in options.runs.split(","):
             model = os.path.join(out, base, "rl/final")
-            before = evaluate(hone, repository, out, model, os.path.join(out, base, "eval/corners.json"), options.samples)
+            samples = ["eval.samples=%d" % options.samples]
+            before = evaluate(hone, repository, out, model, os.path.join(out, base, "eval/corners.json"), samples)["capabilities"]
             overrides = ["stages=[dpo]", "model.path=" + model, "dpo.log=" + os.path.join(out, base, "rl/log"), "dpo.capabilities=[%s]" % name,
                          "dpo.optimizer.learning_rate=3e-5", "dpo.nll_coef=0.2", "dpo.pairs_max=2000", "eval.enabled=false"]
             directory, _ = run(hone, repository, out, "dpo-%s-%s" % (name, base), overrides)
-            path = os.path.join(directory, "eval.json")
-            after = evaluate(hone, repository, out, os.path.join(directory, "dpo/final"), path, options.samples)
+            result = os.path.join(directory, "dpo/final")
+            after = evaluate(hone, repository, out, result, os.path.join(directory, "eval.json"), samples)["capabilities"]
             change = {key: 100 * (after[key]["pass@1"] - before[key]["pass@1"]) for key in before}
             rows.append({"before": 100 * before[name]["pass@1"], "slice": change[name],
                          "elsewhere": 100 * (elsewhere(after, name) - elsewhere(before, name)),

@@ -10,13 +10,12 @@ The table says what each case needed to come to the pass@1 that `off` has at its
 cases of a seed), by interpolation between checkpoints: steps, trained tokens, and sampled tokens, those of dropped groups, of probes and of
 `hone filter` included. OUT gets a directory for each run, curves.jsonl and table.md; what is there is not made again.
 """
-import argparse
 import json
 import os
 import statistics
 import subprocess
 
-from quickstart_runs import call, prepare, records, run, spread
+from quickstart_runs import arguments, call, evaluate, prepare, records, run, spread
 
 CASES = {
     "off": ["rl.filter.mode=measure", "rl.filter.probe_groups=0"],
@@ -27,16 +26,9 @@ CASES = {
 }
 
 
-def evaluate(hone, repository, out, directory, step):
-    path = os.path.join(directory, "eval", "step-%d.json" % step)
-    if not os.path.exists(path):
-        model = os.path.join(directory, "rl/checkpoints/step-%d" % step)
-        words = [hone, "eval", os.path.join(repository, "configs/quickstart.yaml"), "--model", model, "stages=[rl]", "model.path=" + model]
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True, cwd=out)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(done.stdout)
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)["pass@1"]
+def evaluate_step(hone, repository, out, directory, step):
+    model = os.path.join(directory, "rl/checkpoints/step-%d" % step)
+    return evaluate(hone, repository, out, model, os.path.join(directory, "eval", "step-%d.json" % step))["pass@1"]
 
 
 def measure_first(hone, repository, out, start):
@@ -60,7 +52,7 @@ def curve(hone, repository, out, directory, steps, every, before, sampled):
         trained += learner[step]["tokens"]
         sampled += hub[step]["length/mean"] * learner[step]["batch/trajectories"] + hub[step]["filter/wasted_tokens"]
         if step % every == 0:
-            points.append((step, trained, sampled, evaluate(hone, repository, out, directory, step)))
+            points.append((step, trained, sampled, evaluate_step(hone, repository, out, directory, step)))
     return points
 
 
@@ -74,16 +66,11 @@ def reached(points, level, column):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("hone")
-    parser.add_argument("repository")
-    parser.add_argument("out")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=120)
+    parser = arguments(__doc__)
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--cases", default=",".join(CASES))
     options = parser.parse_args()
-    hone, repository, out = map(os.path.abspath, (options.hone, options.repository, options.out))
+    hone, repository, out = options.hone, options.repository, options.out
     start = prepare(hone, repository, out)
     cases = options.cases.split(",")
     rows = {case: [] for case in cases}

@@ -9,12 +9,11 @@ values of rl.objective (its learning rate, sizes and limit on KL are the quickst
 Reward, entropy and KL are means over the last tenth of the batches. OUT gets a directory for each run and table.md; a run that is there
 and complete is not made again.
 """
-import argparse
 import json
 import os
 import statistics
 
-from quickstart_runs import prepare, records, run, spread
+from quickstart_runs import arguments, prepare, records, run, spread
 
 PRESETS = ["grpo", "dr_grpo", "dapo", "rloo", "reinforce++", "reinforce++-baseline", "gspo", "cispo", "aipo", "decoupled_ppo", "ppo"]
 STALE = [("dapo", "off_policy_correction: none, "), ("dapo", ""), ("aipo", ""), ("decoupled_ppo", "")]
@@ -35,16 +34,11 @@ def figures(directory, summary):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("hone")
-    parser.add_argument("repository")
-    parser.add_argument("out")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=120)
+    parser = arguments(__doc__)
     parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--stale", action="store_true")
     options = parser.parse_args()
-    hone, repository, out = map(os.path.abspath, (options.hone, options.repository, options.out))
+    hone, repository, out = options.hone, options.repository, options.out
     start = prepare(hone, repository, out)
     cases = STALE if options.stale else [(preset, "") for preset in options.presets.split(",")]
     lines = ["| preset | pass@1 after RL | reward | entropy | KL to the start | staleness | seconds |", "|---|---|---|---|---|---|---|"]

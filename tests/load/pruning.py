@@ -6,22 +6,16 @@ A case is METHOD-PERCENT: so many percent of each capability's rows are left out
 and replaced in the RL stage. The table has pass@1 on the held-out prompts after SFT and after RL. OUT gets a directory for each run and
 pruning.md; what is there and complete is not made again.
 """
-import argparse
 import os
 
-from quickstart_runs import prepare, run, spread
+from quickstart_runs import arguments, prepare, run, spread
 
 
 def main():
-    parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("hone")
-    parser.add_argument("repository")
-    parser.add_argument("out")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=120)
+    parser = arguments(__doc__)
     parser.add_argument("--cases", default="full,loss-50,loss-95,random-50")
     options = parser.parse_args()
-    hone, repository, out = map(os.path.abspath, (options.hone, options.repository, options.out))
+    hone, repository, out = options.hone, options.repository, options.out
     prepare(hone, repository, out)
     lines = ["| rows left out | pass@1 after SFT | after RL | pass@k after SFT | after RL |", "|---|---|---|---|---|"]
     for case in options.cases.split(","):

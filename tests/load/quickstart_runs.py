@@ -1,4 +1,5 @@
 """Runs of the quickstart's RL stage from one SFT checkpoint, for the measurements of this folder."""
+import argparse
 import json
 import os
 import statistics
@@ -44,3 +45,25 @@ def records(directory, name):
             record = json.loads(line)
             steps[record["step"]] = record
     return [steps[step] for step in sorted(steps)]
+
+
+def arguments(usage, steps=120):
+    """A parser of what all of them take; hone, repository and out become absolute."""
+    parser = argparse.ArgumentParser(usage=usage)
+    parser.add_argument("hone", type=os.path.abspath)
+    parser.add_argument("repository", type=os.path.abspath)
+    parser.add_argument("out", type=os.path.abspath)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=steps)
+    return parser
+
+
+def evaluate(hone, repository, out, model, path, overrides=()):
+    """The figures of `hone eval` on the held-out prompts, kept in the file `path`."""
+    if not os.path.exists(path):
+        words = [hone, "eval", os.path.join(repository, "configs/quickstart.yaml"), "--model", model, "stages=[rl]", "model.path=" + model]
+        done = subprocess.run(words + list(overrides), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True, cwd=out)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(done.stdout)
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)

@@ -38,7 +38,7 @@ static void settle_scored(struct curriculum_stage *hub, struct group *group)
         return;
     struct measurement measurement = group_measurement(group, hub->options.filter.pass_threshold);
     prompt_pools_measured(&hub->pools, (int64_t)group->prompt_id, &measurement,
-                          group->size - measurement.judged);
+                          group->size - measurement.judged, !group->probe);
     if (PLANTED(PLANTED_EARLY_FOLD))
         prompt_pools_fold(&hub->pools, hub->batch_count);
 }

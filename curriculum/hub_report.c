@@ -111,8 +111,9 @@ static void add_pools(struct curriculum_stage *hub, int32_t groups)
     metrics_add(hub->metrics, "filter/band_high", prompt_pools_band(pools).high);
     metrics_add(hub->metrics, "filter/round", (double)pools->round);
     metrics_add(hub->metrics, "filter/measured", (double)pools->fold.measured);
+    metrics_add(hub->metrics, "filter/selected", (double)pools->fold.selected);
     metrics_add(hub->metrics, "filter/accept_rate",
-                ratio((double)pools->fold.in_band, pools->fold.measured));
+                ratio((double)pools->fold.in_band, pools->fold.selected));
     metrics_add(hub->metrics, "filter/zero_adv_drop_frac",
                 ratio((double)hub->zero_drops, hub->zero_drops + groups));
     metrics_add(hub->metrics, "filter/wasted_tokens", (double)hub->dropped_tokens);

@@ -143,7 +143,7 @@ static void print_history(json_t *batches, FILE *out)
                  json_number_value(json_object_get(record, "filter/band_high")));
         table_cell(table, cell);
         share_cell(table, json_number_value(json_object_get(record, "filter/accept_rate")),
-                   json_number_value(json_object_get(record, "filter/measured")) > 0 ? 1.0 : 0.0);
+                   json_number_value(json_object_get(record, "filter/selected")) > 0 ? 1.0 : 0.0);
         share_cell(table, json_number_value(json_object_get(record, "filter/pass_at_k")), 1.0);
         snprintf(cell, sizeof cell, "%.1f",
                  json_number_value(json_object_get(record, "filter/est_age_mean")));

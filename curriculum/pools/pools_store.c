@@ -47,6 +47,7 @@ static void store_prompt(struct run_log *log, uint64_t id, const struct pool_pro
     record.has_settled = record.has_due = 1;
     record.settled = prompt->settled;
     record.due = prompt->due;
+    record.has_pending_selected = record.pending_selected = prompt->pending_selected;
     log_record_put(log, LOG_PROMPTS, id, &record.base);
 }
 
@@ -89,6 +90,7 @@ int pools_read_record(const Hone__PromptRecord *record, struct pool_prompt *prom
     prompt->in_flight = record->in_flight;
     prompt->settled = record->settled;
     prompt->due = record->due;
+    prompt->pending_selected = record->pending_selected;
     if ((unsigned)difficulty->pool >= POOL_COUNT || (unsigned)difficulty->leaning >= POOL_COUNT ||
         (difficulty->newest.judged == 0) != (difficulty->pool == POOL_UNSEEN) ||
         !makes_sense(&difficulty->newest) || !makes_sense(&prompt->pending) ||

@@ -292,7 +292,7 @@ static void settle(struct prompt_pools *pools, int64_t id)
 }
 
 void prompt_pools_measured(struct prompt_pools *pools, int64_t id,
-                           const struct measurement *measurement, int32_t failed)
+                           const struct measurement *measurement, int32_t failed, bool selected)
 {
     struct pool_prompt *prompt = &pools->prompts[id];
     struct measurement *pending = &prompt->pending;
@@ -301,6 +301,7 @@ void prompt_pools_measured(struct prompt_pools *pools, int64_t id,
         pending->version = measurement->version;
     pending->judged += measurement->judged;
     pending->passed += measurement->passed;
+    prompt->pending_selected = prompt->pending_selected || (selected && measurement->judged > 0);
     prompt->judged_all += measurement->judged;
     prompt->passed_all += measurement->passed;
     prompt->failed += failed;
@@ -337,7 +338,9 @@ static void apply_pending(struct prompt_pools *pools, struct pool_prompt *prompt
     difficulty_measure(&prompt->difficulty, &prompt->pending, band);
     count_move(pools, before, prompt->difficulty.pool);
     pools->fold.measured++;
-    pools->fold.in_band += prompt->difficulty.leaning == POOL_BAND;
+    pools->fold.selected += prompt->pending_selected;
+    pools->fold.in_band += prompt->pending_selected && prompt->difficulty.leaning == POOL_BAND;
+    prompt->pending_selected = false;
     prompt->measured_batch = batch;
     prompt->due = false;
     prompt->pending = (struct measurement){0};
@@ -415,7 +418,7 @@ void prompt_pools_fold(struct prompt_pools *pools, int64_t batch)
         mark_changed(pools, id);
     }
     pools->settled_count = 0;
-    pools->window_measured += pools->fold.measured;
+    pools->window_measured += pools->fold.selected;
     pools->window_in_band += pools->fold.in_band;
     look_after_rounds(pools, batch);
 }

@@ -18,8 +18,8 @@
  *       alone would be that of the prompts that were kept for being mixed.
  *   Q6  Every round_steps batches a round begins: the band's upper end comes down by high_step, and
  *       what was measured expire_steps ago and is outside the band is due: to be measured again.
- *       When the share of measurements in the band falls below accept_min, everything outside of it
- *       that was not measured in this round is due at once.
+ *       When the share of trained prompts that were in the band falls below accept_min, everything
+ * outside of it that was not measured in this round is due at once.
  *
  * Everything but the queues is in the log (curriculum/pools/pools_store.h); the queues follow from
  * it. Owned by one thread. */
@@ -71,6 +71,7 @@ struct pool_prompt {
     int32_t in_flight; /* groups of it since the last fold that took one, scored ones included */
     int32_t settled;   /* of these: scored, or left without a score */
     struct measurement pending;             /* of those scored */
+    bool pending_selected;                  /* one of them was selected for training */
     int64_t selections;                     /* for training */
     int64_t judged_all, passed_all, failed; /* samples, in the whole run */
     bool changed;                           /* its record is older than this */
@@ -88,7 +89,8 @@ struct pool_capability {
 
 /* What the newest fold did. */
 struct pool_fold {
-    int64_t measured, in_band;             /* prompts */
+    int64_t measured;                      /* prompts */
+    int64_t selected, in_band;             /* of these, selected for training; and in the band */
     int64_t moves[POOL_COUNT][POOL_COUNT]; /* [from][to] */
     bool round_began;
 };
@@ -105,7 +107,7 @@ struct prompt_pools {
     int64_t pool_count[POOL_COUNT];
 
     int64_t round, round_batch;              /* rounds begun; the batch whose fold began the last */
-    int64_t window_measured, window_in_band; /* since then */
+    int64_t window_measured, window_in_band; /* since then, of those selected for training */
     struct pool_fold fold;
 
     int64_t *settled; /* [settled_count] prompts that the next fold looks at */
@@ -132,9 +134,9 @@ void prompt_pools_take(struct prompt_pools *pools, int64_t id);
 /* The next prompt to measure without training it, now in flight; -1: none needs it. */
 int64_t prompt_pools_probe(struct prompt_pools *pools);
 
-/* A group of the prompt is scored. judged may be 0. */
+/* A group of the prompt is scored; selected: it was for training. judged may be 0. */
 void prompt_pools_measured(struct prompt_pools *pools, int64_t id,
-                           const struct measurement *measurement, int32_t failed);
+                           const struct measurement *measurement, int32_t failed, bool selected);
 /* A group of the prompt has left without a score. */
 void prompt_pools_returned(struct prompt_pools *pools, int64_t id);
 /* Batch `batch` is formed: pending measurements take effect; pools->fold says what they did. */

@@ -459,10 +459,10 @@ static const struct config_field filter_fields[] = {
     INT("expire_steps", filter_settings, expire_steps, "200", 1, STEPS_MAX, "batches",
         "When a round begins, prompts outside the band whose measurement is older are measured "
         "again"),
-    FLOAT(
-        "accept_min", filter_settings, accept_min, "0.25", 0, 1, NULL,
-        "When fewer of a round's measurements are in the band, what was measured before the round "
-        "is measured again at once; 0 is off"),
+    FLOAT("accept_min", filter_settings, accept_min, "0.25", 0, 1, NULL,
+          "When fewer of the prompts trained in a round were in the band, what was measured before "
+          "it "
+          "is measured again at once; 0 is off"),
     INT("probe_groups", filter_settings, probe_groups, "4", 0, 1048576, "groups",
         "Groups that measure prompts at once on actors that training leaves idle; none at "
         "staleness_max 0, where the result must not depend on timing"),

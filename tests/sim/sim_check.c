@@ -281,6 +281,7 @@ static void compare_pools(const struct prompt_pools *own)
                     a->difficulty.tries == b->difficulty.tries &&
                     is_same_measurement(&a->difficulty.newest, &b->difficulty.newest) &&
                     is_same_measurement(&a->pending, &b->pending) &&
+                    a->pending_selected == b->pending_selected &&
                     a->measured_batch == b->measured_batch && a->due == b->due &&
                     a->in_flight == b->in_flight && a->settled == b->settled &&
                     a->selections == b->selections && a->judged_all == b->judged_all &&

@@ -64,7 +64,7 @@ static void train(int64_t batch, int64_t ids[SLOTS])
     }
     for (int i = 0; i < SLOTS; i++) {
         struct measurement measurement = sample(ids[i]);
-        prompt_pools_measured(&pools, ids[i], &measurement, 0);
+        prompt_pools_measured(&pools, ids[i], &measurement, 0, true);
     }
     prompt_pools_fold(&pools, batch);
 }
@@ -108,7 +108,7 @@ static void test_when_all_are_in_flight_there_is_none(void **state)
         assert_int_equal(seen[i], 1);
     assert_int_equal(prompt_pools_select(&pools), -1);
     prompt_pools_take(&pools, 3); /* by another rule */
-    prompt_pools_measured(&pools, 3, &(struct measurement){8, 4, 0}, 0);
+    prompt_pools_measured(&pools, 3, &(struct measurement){8, 4, 0}, 0, true);
     prompt_pools_fold(&pools, 1);
     assert_int_equal(prompt_pools_select(&pools), -1); /* a second group of it is out */
     prompt_pools_returned(&pools, 3);
@@ -233,7 +233,7 @@ static void test_the_order_of_arrival_does_not_matter(void **state)
             for (int i = 0; i < SLOTS; i++) {
                 int64_t id = ids[order == 0 ? i : SLOTS - 1 - i];
                 struct measurement m = {SAMPLES, (int32_t)((id * 7 + batch) % 9), batch};
-                prompt_pools_measured(&pools, id, &m, 0);
+                prompt_pools_measured(&pools, id, &m, 0, true);
             }
             prompt_pools_fold(&pools, batch + 1);
         }
@@ -289,7 +289,7 @@ static void test_estimates_expire(void **state)
                 due += pools.prompts[id].due;
                 assert_true(pools.prompts[id].due ||
                             pools.prompts[id].difficulty.pool == POOL_UNSEEN);
-                prompt_pools_measured(&pools, id, &measurement, 0);
+                prompt_pools_measured(&pools, id, &measurement, 0, false);
             }
             train(batch, ids);
         }

@@ -8,14 +8,17 @@
 #include "commands/measure/filter.h"
 #include "commands/workers.h"
 #include "infra/base/error.h"
+#include "infra/base/file.h"
 #include "infra/base/text.h"
 
-/* The recipe, and this process on the cpus of offline work; the caller releases the recipe. */
-static int begin(const struct command_line *line, struct recipe *recipe, int *threads)
+/* The recipe, and this process on the cpus of offline work; the caller releases the recipe. out:
+ * where the result goes; NULL: to stdout. */
+static int begin(const struct command_line *line, const char *out, struct recipe *recipe,
+                 int *threads)
 {
     struct cpu_set_list cpus;
-    int rc = command_recipe(line, NULL, 0, recipe);
-    if (rc < 0)
+    int rc = out != NULL ? file_can_write(out) : 0;
+    if (rc < 0 || (rc = command_recipe(line, NULL, 0, recipe)) < 0)
         return rc;
     rc = worker_placement(recipe, WORKER_OFFLINE, 0, &cpus, threads);
     if (rc == 0)
@@ -40,7 +43,7 @@ int command_eval(const struct command_line *line)
     struct recipe recipe;
     struct evaluate_result result;
     int threads;
-    int rc = begin(line, &recipe, &threads);
+    int rc = begin(line, command_value(line, "samples"), &recipe, &threads);
     if (rc < 0)
         return rc;
     rc = evaluate(&recipe, model != NULL ? model : recipe.model.path,
@@ -67,7 +70,7 @@ int command_filter(const struct command_line *line)
         return rc;
     if (out == NULL)
         return error_set(HONE_EINVAL, "filter: --out FILE is needed: where the pools are written");
-    if ((rc = begin(line, &recipe, &threads)) < 0)
+    if ((rc = begin(line, out, &recipe, &threads)) < 0)
         return rc;
     rc = filter_prompts(&recipe, model != NULL ? model : recipe.model.path, out, (int32_t)samples,
                         limit, threads);
@@ -84,7 +87,7 @@ int command_critique(const struct command_line *line)
         return worker_run_critique(run);
     if (line->positional_count == 0 || out == NULL)
         return error_set(HONE_EINVAL, "critique: name a recipe and --out FILE for the votes");
-    int rc = begin(line, &recipe, &threads);
+    int rc = begin(line, out, &recipe, &threads);
     if (rc < 0)
         return rc;
     rc = critique_rows(&recipe, recipe.model.path, out, threads);

@@ -162,6 +162,21 @@ int file_write_atomic(const char *path, const void *data, size_t bytes)
     return rc;
 }
 
+int file_can_write(const char *path)
+{
+    char temporary[HONE_PATH_MAX];
+    int rc = check_length(path);
+    if (rc < 0)
+        return rc;
+    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return error_errno("create %s", temporary);
+    close(fd);
+    unlink(temporary);
+    return 0;
+}
+
 int file_append(const char *path, const void *data, size_t bytes)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);

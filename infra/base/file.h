@@ -12,6 +12,8 @@
 int file_read(const char *path, size_t limit_bytes, char **data, size_t *bytes);
 /* Writes to path.tmp, fsyncs, renames over path, fsyncs the directory. */
 int file_write_atomic(const char *path, const void *data, size_t bytes);
+/* Whether that could begin: work whose result has nowhere to go is not worth doing. */
+int file_can_write(const char *path);
 int file_append(const char *path, const void *data, size_t bytes);
 int file_copy(const char *from, const char *to); /* contents only, fsynced */
 

@@ -371,19 +371,23 @@ static void check_directory(const struct check *check, const char *key, const ch
     }
 }
 
+static void check_file(const struct check *check, const char *key, const char *path)
+{
+    if (!file_exists(path))
+        fail(check, key, "no such file: %s", path);
+    else if (file_is_directory(path))
+        fail(check, key, "%s is a directory, not a file", path);
+    else if (access(path, R_OK) != 0)
+        fail(check, key, "%s is not readable", path);
+}
+
 static void check_data_files(const struct check *check, const char *stage,
                              const struct data_settings *data)
 {
     for (int32_t i = 0; i < data->path.count; i++) {
         char key[64];
-        const char *path = data->path.items[i];
         snprintf(key, sizeof key, "%s.data.path", stage);
-        if (!file_exists(path))
-            fail(check, key, "no such file: %s", path);
-        else if (file_is_directory(path))
-            fail(check, key, "%s is a directory, not a file", path);
-        else if (access(path, R_OK) != 0)
-            fail(check, key, "%s is not readable", path);
+        check_file(check, key, data->path.items[i]);
     }
 }
 
@@ -401,10 +405,18 @@ void preflight_check(const struct recipe *recipe, struct problems *problems)
     check_directory(&check, "wire.keys", recipe->wire.keys, key_files);
     if (recipe_has_stage(recipe, "sft"))
         check_data_files(&check, "sft", &recipe->sft.data);
-    if (recipe_has_stage(recipe, "sft"))
+    if (recipe_has_stage(recipe, "sft")) {
         check_directory(&check, "sft.prune.judge", recipe->sft.prune.judge, model_files);
+        check_directory(&check, "sft.prune.learned", recipe->sft.prune.learned, model_files);
+    }
     if (recipe_has_stage(recipe, "rl"))
         check_data_files(&check, "rl", &recipe->rl.data);
+    if (recipe_has_stage(recipe, "rl") && recipe->rl.filter.mode != RECIPE_FILTER_OFF &&
+        *recipe->rl.filter.pools != '\0')
+        check_file(&check, "rl.filter.pools", recipe->rl.filter.pools);
+    static const char *const log_files[] = {NULL};
+    if (recipe_has_stage(recipe, "dpo"))
+        check_directory(&check, "dpo.log", recipe->dpo.log, log_files);
     if (recipe_has_stage(recipe, "dpo") && recipe->dpo.source == RECIPE_PAIRS_FILE)
         check_data_files(&check, "dpo", &recipe->dpo.data);
     if (recipe->eval.enabled)

@@ -13,7 +13,8 @@ enum rng_purpose {
     RNG_DATA,       /* procedural data */
     RNG_EVAL,       /* evaluation sampling */
     RNG_SIM,        /* simulator and fault injection */
-    RNG_BACKOFF     /* retry jitter */
+    RNG_BACKOFF,    /* retry jitter */
+    RNG_NOISE       /* of embeddings in SFT: (step and sequence, position, element) */
 };
 
 struct rng_key {

@@ -193,6 +193,7 @@ struct sft_settings {
     struct lora_settings lora;
     struct prune_settings prune;
     double entropy_floor; /* share of the first; 0: not watched */
+    double neftune_alpha; /* 0: off */
     int64_t save_steps;   /* 0: only at the end */
     int64_t log_steps;
 };

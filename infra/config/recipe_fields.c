@@ -305,6 +305,9 @@ static const struct config_field sft_fields[] = {
           "Light SFT: the stage ends when the policy's entropy on its rows, mean of 10 steps, is "
           "below "
           "this share of what it was in the first 10; 0 is off"),
+    FLOAT("neftune_alpha", sft_settings, neftune_alpha, "0", 0, 1000, NULL,
+          "NEFTune: uniform noise on embeddings while SFT learns, of this over the root of tokens "
+          "times hidden size; 5 in the paper, 0 is off"),
     INT("save_steps", sft_settings, save_steps, "0", 0, STEPS_MAX, "steps",
         "Steps between checkpoints; 0 saves only at the end"),
     INT("log_steps", sft_settings, log_steps, "1", 1, STEPS_MAX, "steps",

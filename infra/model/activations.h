@@ -51,6 +51,7 @@ struct transformer {
     int64_t hidden, query, kv, qkv, intermediate, vocab;
 
     struct layer_activations *layers; /* [layers] */
+    const float *noise;               /* of the pass: struct forward_rows */
     int32_t computed_layer;           /* whose activations a shared set holds */
     void *final_norm;                 /* act [T, hidden] */
     float *final_rms;                 /* [T]; NULL when nothing is kept */

@@ -205,6 +205,7 @@ static void place_rows(struct transformer *t, const struct forward_rows *rows)
     t->run_count = 0;
     t->whole_runs = t->from_beginning = true;
     memcpy(t->tokens, rows->tokens, (size_t)rows->count * sizeof(int32_t));
+    t->noise = rows->noise;
     memcpy(t->positions, rows->positions, (size_t)rows->count * sizeof(int32_t));
     for (int32_t r = 0; r < rows->count; r++) {
         const struct kv_sequence *sequence = rows->sequences[rows->sequence[r]];
@@ -339,6 +340,10 @@ static void forward_layers(const struct span *span, int32_t last)
     span->ops->embed(span->pool, model->dtype, span->count, t->hidden,
                      model_values_at(model, model->embedding), t->tokens + span->first,
                      float_row(t->layers[0].input, span->first, t->hidden));
+    if (t->noise != NULL)
+        span->ops->add(span->pool, span->count * t->hidden,
+                       float_row(t->layers[0].input, span->first, t->hidden),
+                       t->noise + span->first * t->hidden);
     for (int32_t i = 0; i <= last; i++) {
         attention_forward(span, i);
         mlp_forward(span, i);

@@ -23,6 +23,7 @@ struct forward_rows {
     const int32_t *positions; /* [count] */
     const int32_t *sequence;  /* [count] index into sequences */
     struct kv_sequence *const *sequences;
+    const float *noise; /* [count, hidden] added to the embeddings; NULL: none */
 };
 
 /* What a pass leaves for a backward pass. */

@@ -1,3 +1,4 @@
+#include "infra/train/embedding_noise.h"
 #include "infra/train/trainer.h"
 
 #include <math.h>
@@ -22,6 +23,7 @@ struct trainer {
     struct packing packing;
     int64_t parameters;
     float *master;           /* [parameters] */
+    float *noise;            /* [micro_batch_tokens, hidden]; NULL: none */
     void *moment1, *moment2; /* [parameters] in moments_dtype; NULL when logprobs_only */
     float *gradient;         /* [parameters]; NULL when logprobs_only */
     struct value_head value; /* with value_head */
@@ -80,6 +82,11 @@ static int check_options(const struct trainer_options *options, const struct mod
     return 0;
 }
 
+static size_t noise_bytes(const struct trainer_options *options, const struct model_config *config)
+{
+    return (size_t)options->micro_batch_tokens * (size_t)config->hidden_size * sizeof(float);
+}
+
 int trainer_create(struct trainer **trainer, const struct trainer_options *options,
                    const struct model_config *config, const float *master,
                    const struct compute *compute)
@@ -109,6 +116,8 @@ int trainer_create(struct trainer **trainer, const struct trainer_options *optio
     memcpy(t->master, master, vector_bytes(t->parameters));
     if (training)
         t->gradient = memory_map(vector_bytes(t->parameters));
+    if (training && options->noise.alpha > 0.0f)
+        t->noise = memory_map(noise_bytes(options, config));
     if (training && options->lora.rank > 0)
         rc = lora_init(&t->lora, &options->lora, t->model);
     if (rc < 0)
@@ -133,6 +142,7 @@ void trainer_free(struct trainer *trainer)
         return;
     memory_unmap(trainer->master, vector_bytes(trainer->parameters));
     memory_unmap(trainer->gradient, vector_bytes(trainer->parameters));
+    memory_unmap(trainer->noise, noise_bytes(&trainer->options, &trainer->config));
     memory_unmap(trainer->moment1, moment_bytes(&trainer->options, trainer->parameters));
     memory_unmap(trainer->moment2, moment_bytes(&trainer->options, trainer->parameters));
     value_head_release(&trainer->value);
@@ -166,6 +176,8 @@ void trainer_plan(const struct trainer_options *options, const struct model_conf
     memory_plan_add(plan, owner, "key/value cache", kv_cache_bytes(config, options->dtype, blocks));
     memory_plan_add(plan, owner, "rotary table", model_rope_bytes(config, blocks));
     memory_plan_add(plan, owner, "token streams", micro_batch_bytes(rows));
+    memory_plan_add(plan, owner, "noise of embeddings",
+                    training && options->noise.alpha > 0.0f ? noise_bytes(options, config) : 0);
 }
 
 static int check_batch(const struct trainer *t, const struct train_batch *batch)
@@ -203,8 +215,9 @@ static int pack_batch(struct trainer *t, const struct train_batch *batch,
     return rc;
 }
 
-/* Lays out micro-batch `index` of the plan and fills its streams. */
-static void forward_micro_batch(struct trainer *t, const struct train_batch *packed, int32_t index)
+/* Lays out micro-batch `index` of the plan and fills its streams. learns: for a step. */
+static void forward_micro_batch(struct trainer *t, const struct train_batch *packed, int32_t index,
+                                bool learns)
 {
     struct micro_batch *micro = &t->micro;
     int32_t first = index > 0 ? t->packing.ends[index - 1] : 0;
@@ -212,6 +225,11 @@ static void forward_micro_batch(struct trainer *t, const struct train_batch *pac
     micro_batch_load(micro, packed, first, t->packing.ends[index] - first);
     if (micro->row_count > 0) {
         struct forward_rows rows = micro_batch_rows(micro);
+        if (learns && t->noise != NULL) {
+            embedding_noise_fill(&t->options.noise, t->steps, packed, micro, t->config.hidden_size,
+                                 t->compute.pool, t->noise);
+            rows.noise = t->noise;
+        }
         transformer_forward(t->transformer, &rows);
         transformer_logprob(t->transformer, micro->head_count, micro->head_rows, micro->targets,
                             packed->temperature, micro->head_logprob,
@@ -251,7 +269,7 @@ static int accumulate(struct trainer *t, const struct train_batch *batch, loss_f
     value_head_zero(&t->value);
     for (int32_t i = 0; i < t->packing.micro_batch_count; i++) {
         int64_t start = clock_now_ns(clock_system());
-        forward_micro_batch(t, &packed, i);
+        forward_micro_batch(t, &packed, i, true);
         struct loss_streams streams = micro_batch_streams(&t->micro, &packed);
         rc = loss(context, &packed, &streams, &report->loss);
         report->seconds_forward += seconds_since(start);
@@ -398,7 +416,7 @@ int trainer_logprobs(struct trainer *trainer, const struct train_batch *batch,
     if ((rc = pack_batch(trainer, &view, &packed)) < 0)
         return rc;
     for (int32_t i = 0; i < trainer->packing.micro_batch_count; i++) {
-        forward_micro_batch(trainer, &packed, i);
+        forward_micro_batch(trainer, &packed, i, false);
         copy_streams(trainer, logprob, entropy);
         micro_batch_unload(&trainer->micro);
     }
@@ -416,7 +434,7 @@ int trainer_values(struct trainer *trainer, const struct train_batch *batch, flo
         return rc;
     for (int32_t i = 0; i < trainer->packing.micro_batch_count; i++) {
         const struct micro_batch *micro = &trainer->micro;
-        forward_micro_batch(trainer, &packed, i);
+        forward_micro_batch(trainer, &packed, i, false);
         for (int32_t s = 0; s < micro->count; s++)
             memcpy(value[trainer->packing.order[micro->first + s]], micro->value_of[s],
                    (size_t)packed.sequences[micro->first + s].count * sizeof(float));

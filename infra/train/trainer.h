@@ -70,6 +70,11 @@ struct loss_streams {
 typedef int (*loss_function)(void *context, const struct train_batch *batch,
                              const struct loss_streams *streams, double *loss);
 
+struct embedding_noise_options { /* infra/train/embedding_noise.h */
+    float alpha;                 /* 0: none */
+    uint64_t seed;
+};
+
 struct trainer_options {
     enum dtype dtype;            /* compute dtype */
     int32_t micro_batch_tokens;  /* most rows of one forward */
@@ -81,7 +86,8 @@ struct trainer_options {
     /* Train adapters alone: rank 0 trains every weight. The model computes with them merged. */
     struct lora_options lora;
     double value_learning_rate; /* of the head's own weights, scheduled as the others'; 0: theirs */
-    bool checkpoint_layers;     /* keep layer inputs alone, compute the rest twice: same bits */
+    struct embedding_noise_options noise; /* of trainer_step alone */
+    bool checkpoint_layers; /* keep layer inputs alone, compute the rest twice: same bits */
     struct optimizer_options optimizer;
 };
 

@@ -30,9 +30,10 @@ small_data() {
     "$hone" data make --out data --seed 7 --sft 1000 --train 200 --test 40 >/dev/null
 }
 
-# small_recipe FILE: the quickstart's recipe cut down to seconds; further overrides are given to `hone run`.
+# small_recipe FILE: the quickstart's recipe cut down to seconds, every group trained and prompts unfiltered; further overrides are given
+# to `hone run`.
 small_recipe() {
-    sed -e "s|runs/quickstart/data|$scratch/data|" -e "s|models/quickstart_base|$repository/models/quickstart_base|" \
+    sed -e '/^  filter: /d' -e 's/drop_zero_advantage: true/drop_zero_advantage: false/' -e "s|runs/quickstart/data|$scratch/data|" -e "s|models/quickstart_base|$repository/models/quickstart_base|" \
         "$repository/configs/quickstart.yaml" >"$1"
 }
 

@@ -2,8 +2,8 @@
 
     python3 -B tests/load/filter.py HONE REPO OUT [--seeds 3] [--steps 120] [--every 10] [--cases off,drop,on,wide,file]
 
-off: the quickstart as it is. drop: groups without an advantage are dropped and replaced, prompts come unfiltered. on: the same with
-rl.filter.mode on, from unseen prompts. wide: the same with a band up to 0.9 that stays. file: as on, started from what `hone filter` measured of a quarter of the prompts.
+off: every group is trained, prompts come unfiltered. drop: groups without an advantage are dropped and replaced, prompts come unfiltered. on: the same with the
+filter at its defaults, from unseen prompts. wide: the quickstart's own, a band up to 0.9 that stays. file: as on, started from what `hone filter` measured of a quarter of the prompts.
 Each run keeps a checkpoint every EVERY steps; each is evaluated on the held-out prompts.
 
 The table says what each case needed to come to the pass@1 that `off` has at its end (mean of its last three checkpoints, the same for all
@@ -17,12 +17,13 @@ import subprocess
 
 from quickstart_runs import arguments, call, evaluate, prepare, records, run, spread
 
+DEFAULTS = "rl.filter={mode: on, high: 0.75, high_min: 0.5, high_step: 0.05, easy_share: 0.05}"
 CASES = {
-    "off": ["rl.filter.mode=measure", "rl.filter.probe_groups=0"],
+    "off": ["rl.filter.mode=measure", "rl.filter.probe_groups=0", "rl.drop_zero_advantage=false"],
     "drop": ["rl.filter.mode=measure", "rl.filter.probe_groups=0", "rl.drop_zero_advantage=true"],
-    "on": ["rl.filter.mode=on", "rl.drop_zero_advantage=true"],
+    "on": [DEFAULTS, "rl.drop_zero_advantage=true"],
     "wide": ["rl.filter={mode: on, high: 0.9, high_min: 0.9, high_step: 0, easy_share: 0.1}", "rl.drop_zero_advantage=true"],
-    "file": ["rl.filter.mode=on", "rl.drop_zero_advantage=true"],
+    "file": [DEFAULTS, "rl.drop_zero_advantage=true"],
 }
 
 

@@ -69,7 +69,7 @@ def main():
     lines = ["| fault | first signal | batches after it began | skipped | went back | pass@1 at the end |", "|---|---|---|---|---|---|"]
     for fault in FAULTS:
         kind = fault.split(",")[0]
-        overrides = ["stages=[rl]", "seed=%d" % options.seed, "rl.steps=%d" % options.steps, "rl.checkpoint_steps=10",
+        overrides = ["stages=[rl]", "rl.filter.mode=off", "rl.drop_zero_advantage=false", "seed=%d" % options.seed, "rl.steps=%d" % options.steps, "rl.checkpoint_steps=10",
                      "model.path=" + os.path.join(options.out, "sft/sft/final")]
         if fault.endswith("KL alone"):
             overrides += ["rl.guards.reward_drop=0", "rl.guards.entropy_floor=0", "rl.guards.behavior_drift=0", "rl.objective.kl_limit=0.4"]

@@ -13,7 +13,7 @@ import json
 import os
 import statistics
 
-from quickstart_runs import arguments, prepare, records, run, spread
+from quickstart_runs import UNFILTERED, arguments, prepare, records, run, spread
 
 PRESETS = ["grpo", "dr_grpo", "dapo", "rloo", "reinforce++", "reinforce++-baseline", "gspo", "cispo", "aipo", "decoupled_ppo", "ppo"]
 STALE = [("dapo", "off_policy_correction: none, "), ("dapo", ""), ("aipo", ""), ("decoupled_ppo", "")]
@@ -48,7 +48,7 @@ def main():
             name = "%s%s-%d" % (preset, "-stale" + ("-none" if more else "") if options.stale else "", seed)
             objective = "rl.objective={preset: %s, %skl_limit: 1.0}" % (preset, more)
             overrides = ["stages=[rl]", "seed=%d" % seed, objective, "rl.steps=%d" % options.steps,
-                         start]
+                         start] + UNFILTERED
             if options.stale:
                 overrides += ["rl.staleness_max=8"]
             directory, summary = run(hone, repository, out, name, overrides)

@@ -21,7 +21,7 @@ def main():
     for case in options.cases.split(","):
         rows = []
         for seed in range(1, options.seeds + 1):
-            overrides = ["stages=[sft,rl]", "seed=%d" % seed, "rl.steps=%d" % options.steps, "rl.drop_zero_advantage=true",
+            overrides = ["stages=[sft,rl]", "seed=%d" % seed, "rl.steps=%d" % options.steps, "rl.drop_zero_advantage=true", "rl.filter.mode=off",
                          "sft.data.capability_column=capability", "model.path=" + os.path.join(repository, "models/quickstart_base")]
             if case != "full":
                 method, percent = case.split("-")

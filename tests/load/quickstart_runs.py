@@ -7,6 +7,10 @@ import subprocess
 import sys
 
 
+# Every group is trained and prompts come unfiltered, unless a measurement says otherwise.
+UNFILTERED = ["rl.filter.mode=off", "rl.drop_zero_advantage=false"]
+
+
 def call(words, **options):
     done = subprocess.run([str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
     if done.returncode != 0:

@@ -274,8 +274,11 @@ static void engine_gradient(const struct reference *r, const float *flat, enum d
         d_logprob[t] = (float)r->weight[t];
     }
     struct kv_sequence *const sequences[] = {&kv};
-    transformer_forward(engine.transformer,
-                        &(struct forward_rows){TOKENS, r->tokens, positions, sequence, sequences});
+    transformer_forward(engine.transformer, &(struct forward_rows){.count = TOKENS,
+                                                                   .tokens = r->tokens,
+                                                                   .positions = positions,
+                                                                   .sequence = sequence,
+                                                                   .sequences = sequences});
     transformer_backward(engine.transformer, TOKENS, rows, r->targets, 1.0f, d_logprob, NULL, NULL,
                          gradient);
     kv_sequence_release(engine.cache, &kv);

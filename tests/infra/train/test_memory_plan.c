@@ -107,8 +107,11 @@ static void decode(const struct job *job, const struct compute *compute, const f
         }
         for (int32_t i = 0; i < rows; i++)
             positions[i] = first + i;
-        transformer_forward(transformer, &(struct forward_rows){rows, tokens + first, positions,
-                                                                sequence, sequences});
+        transformer_forward(transformer, &(struct forward_rows){.count = rows,
+                                                                .tokens = tokens + first,
+                                                                .positions = positions,
+                                                                .sequence = sequence,
+                                                                .sequences = sequences});
         transformer_logits(transformer, 1, &(int32_t){rows - 1}, logits);
     }
     outcome->decode_s_per_token = (cpu_seconds() - start) / DECODED_TOKENS;

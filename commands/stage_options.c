@@ -247,6 +247,7 @@ int dpo_options_from(struct dpo_options *options, const struct recipe *recipe,
     options->max_steps = dpo->max_steps;
     options->batch_pairs = (int32_t)dpo->batch_pairs;
     options->pairs_max = (int32_t)dpo->pairs_max;
+    options->anchor_share = (float)dpo->anchor_share;
     options->part = *dpo->part != '\0' ? dpo->part : NULL;
     options->min_margin = (float)dpo->min_margin;
     options->max_length = (int32_t)dpo->max_length;

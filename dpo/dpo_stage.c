@@ -89,6 +89,7 @@ static int load_pairs(struct dpo_stage *stage)
                                              .part = options->part,
                                              .wanted = options->wanted,
                                              .prompt_count = options->prompt_count,
+                                             .anchor_share = options->anchor_share,
                                              .limits = limits};
         rc = pair_mining_read(&stage->pairs, options->log_directory, &mining);
     } else {

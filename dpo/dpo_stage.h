@@ -26,6 +26,7 @@ struct dpo_options {
     const char *part;       /* mined: struct pair_mining_options */
     const bool *wanted;     /* mined: prompts, struct pair_mining_options */
     int64_t prompt_count;   /* of wanted */
+    float anchor_share;     /* mined: struct pair_mining_options */
     float min_margin;       /* mined: reward(best) - reward(worst) at least this */
     float max_length_ratio; /* mined: longer / shorter completion at most this; 0 = off */
     int32_t max_length;     /* longer pairs are dropped and counted */

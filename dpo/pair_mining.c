@@ -16,8 +16,10 @@ struct mining {
     struct preference_pairs *pairs;
     const struct pair_mining_options *options;
     struct run_log *log;
-    uint64_t *group_ids; /* [count] of wanted prompts, ascending */
-    size_t count, capacity;
+    struct group_list {
+        uint64_t *ids; /* [count] ascending */
+        size_t count, capacity;
+    } wanted, others;
 };
 
 /* What answers are compared by; false when a trajectory has no number for it. */
@@ -119,27 +121,26 @@ static int list_group(void *context, const void *key, size_t key_bytes, const vo
     int rc = wire_unpack(&message, &hone__group_record__descriptor, value, value_bytes);
     if (rc < 0)
         return error_prefix("group %" PRIu64, id);
-    if (is_wanted(mining->options, ((const Hone__GroupRecord *)message)->prompt_id)) {
-        if (mining->count == mining->capacity) {
-            size_t capacity = mining->capacity > 0 ? mining->capacity * 2 : 1024;
-            mining->group_ids = memory_resize(mining->group_ids, mining->capacity, capacity,
-                                              sizeof *mining->group_ids);
-            mining->capacity = capacity;
-        }
-        mining->group_ids[mining->count++] = id;
+    uint64_t prompt = ((const Hone__GroupRecord *)message)->prompt_id;
+    struct group_list *list =
+        is_wanted(mining->options, prompt) ? &mining->wanted : &mining->others;
+    if (list->count == list->capacity) {
+        size_t capacity = list->capacity > 0 ? list->capacity * 2 : 1024;
+        list->ids = memory_resize(list->ids, list->capacity, capacity, sizeof *list->ids);
+        list->capacity = capacity;
     }
+    list->ids[list->count++] = id;
     wire_free(message);
     return 0;
 }
 
-/* P1 */
-static int mine_listed(struct mining *mining)
+/* P1. Up to `most` pairs in all; 0: no limit. */
+static int mine_list(struct mining *mining, const struct group_list *list, int64_t most)
 {
-    int64_t most = mining->options->limits.pairs_max;
     int rc = 0;
-    for (size_t i = mining->count; i > 0 && rc >= 0; i--) {
+    for (size_t i = list->count; i > 0 && rc >= 0; i--) {
         ProtobufCMessage *message = NULL;
-        uint64_t id = mining->group_ids[i - 1];
+        uint64_t id = list->ids[i - 1];
         if (most > 0 && mining->pairs->count >= most) {
             preference_pairs_drop(mining->pairs, PAIR_OVER_MAX);
             continue;
@@ -154,6 +155,19 @@ static int mine_listed(struct mining *mining)
     return rc < 0 ? rc : 0;
 }
 
+/* The slice, then its anchors, as many as their share of the pairs found. */
+static int mine_lists(struct mining *mining)
+{
+    double share = (double)mining->options->anchor_share;
+    int64_t most = mining->options->limits.pairs_max;
+    int64_t slice = share > 0.0 && most > 0 ? (int64_t)((1.0 - share) * (double)most) : most;
+    int rc = mine_list(mining, &mining->wanted, slice > 0 || most == 0 ? slice : 1);
+    int64_t anchors = (int64_t)((double)mining->pairs->count * share / (1.0 - share));
+    if (rc == 0 && anchors > 0)
+        rc = mine_list(mining, &mining->others, mining->pairs->count + anchors);
+    return rc;
+}
+
 int pair_mining_read(struct preference_pairs *pairs, const char *log_directory,
                      const struct pair_mining_options *options)
 {
@@ -164,8 +178,9 @@ int pair_mining_read(struct preference_pairs *pairs, const char *log_directory,
         return error_prefix("mining pairs");
     rc = run_log_scan(mining.log, LOG_GROUPS, list_group, &mining);
     if (rc == 0)
-        rc = mine_listed(&mining);
-    memory_free(mining.group_ids);
+        rc = mine_lists(&mining);
+    memory_free(mining.wanted.ids);
+    memory_free(mining.others.ids);
     run_log_close(mining.log);
     return rc < 0 ? error_prefix("mining pairs from %s", log_directory) : 0;
 }

@@ -19,6 +19,7 @@ struct pair_mining_options {
     const char *part;   /* compare this part's values instead of rewards; NULL: rewards */
     const bool *wanted; /* [prompt_count] by prompt id; NULL: all. Ids beyond are not wanted */
     int64_t prompt_count;
+    float anchor_share; /* of the pairs, that are of other prompts: what holds the rest in place */
     struct pair_limits limits;
 };
 

@@ -273,6 +273,8 @@ static void check_dpo(const struct check *check)
              "dpo.source: rl_log mines trajectories that this deletes: keep all");
     if (dpo->source == RECIPE_PAIRS_FILE && dpo->capabilities.count > 0)
         fail(check, "dpo.capabilities", "is read only with dpo.source: rl_log");
+    if (dpo->anchor_share > 0 && dpo->capabilities.count == 0)
+        fail(check, "dpo.anchor_share", "anchors a slice: name its dpo.capabilities");
     bool known = *dpo->part == '\0';
     for (int32_t i = 0; i < check->recipe->reward.parts.count; i++)
         known = known || strcmp(check->recipe->reward.parts.items[i].name, dpo->part) == 0;

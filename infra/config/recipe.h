@@ -331,6 +331,7 @@ struct dpo_settings {
     const char *log;                 /* rl_log: another run\'s; "": this run\'s */
     const char *part;                /* rl_log: compare a reward part's values; "": rewards */
     struct string_list capabilities; /* rl_log: of these prompts; empty: all */
+    double anchor_share;             /* rl_log: of pairs of other prompts */
     double min_margin;               /* rl_log: least difference in reward within a pair */
     double max_length_ratio;         /* rl_log: longer / shorter completion; 0: off */
     double nll_coef;                 /* weight of the chosen answers' NLL; 0: off */

@@ -586,8 +586,13 @@ static const struct config_field dpo_fields[] = {
     STRING("part", dpo_settings, part, NULL, 0,
            "With source: rl_log: name of a reward part whose values make the pairs, instead of the "
            "rewards: the corner that this stage is for"),
-    LIST("capabilities", dpo_settings, capabilities, "", NULL,
-         "With source: rl_log: only prompts of these capabilities make pairs; empty: all"),
+    LIST(
+        "capabilities", dpo_settings, capabilities, "", NULL,
+        "With source: rl_log: prompts of these capabilities make pairs, the corner that this stage "
+        "is for; empty: all"),
+    FLOAT("anchor_share", dpo_settings, anchor_share, "0", 0, 0.95, NULL,
+          "With capabilities: share of the pairs that is of other prompts, so that the rest stays "
+          "where it is"),
     FLOAT("min_margin", dpo_settings, min_margin, "0.5", 0, 1e6, NULL,
           "Least difference in reward between the two trajectories of a pair from the log"),
     FLOAT("max_length_ratio", dpo_settings, max_length_ratio, "0", 0, 1e6, NULL,

@@ -109,6 +109,23 @@ static void a_slice_of_prompts(void **state)
     assert_answer(&pairs.items[1].chosen, 7, "top");
     assert_int_equal(preference_pairs_dropped(&pairs), 0);
     preference_pairs_release(&pairs);
+
+    /* As many of the others, the newest; then with a limit for both. */
+    options.anchor_share = 0.5f;
+    preference_pairs_init(&pairs);
+    assert_ok(pair_mining_read(&pairs, directory, &options));
+    assert_int_equal(pairs.count, 4);
+    assert_answer(&pairs.items[1].chosen, 7, "top");
+    assert_answer(&pairs.items[2].chosen, 303, "abcdefghijkl");
+    assert_answer(&pairs.items[3].chosen, 300, "firsttop");
+    preference_pairs_release(&pairs);
+    options.limits.pairs_max = 2;
+    preference_pairs_init(&pairs);
+    assert_ok(pair_mining_read(&pairs, directory, &options));
+    assert_int_equal(pairs.count, 2);
+    assert_answer(&pairs.items[0].chosen, 20, "good");
+    assert_answer(&pairs.items[1].chosen, 303, "abcdefghijkl");
+    preference_pairs_release(&pairs);
 }
 
 static void limits_apply(void **state)

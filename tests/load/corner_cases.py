@@ -1,9 +1,9 @@
 """What a light DPO on corner cases does: pairs of one capability, mined from the log of an RL run, against the others.
 
-    python3 -B tests/load/corner_cases.py HONE REPO OUT [--runs on-1,on-2,on-3] [--slices compare,two_step,add] [--samples 64]
+    python3 -B tests/load/corner_cases.py HONE REPO OUT [--runs on-1,on-2,on-3] [--slices compare,two_step,add] [--samples 64] [--anchors 0]
 
 OUT is that of tests/load/filter.py, whose runs these are. For each run and slice: DPO from the RL result (learning rate 3e-5, NLL 0.2, at most
-2,000 pairs, the newest, one epoch), and pass@1 on the held-out prompts before and after, from SAMPLES answers to each. The table has the change in
+2,000 pairs, the newest, one epoch; ANCHORS is the share of pairs of other prompts), and pass@1 on the held-out prompts before and after, from SAMPLES answers to each. The table has the change in
 points for the slice, and for all other prompts together. OUT gets a directory for each run and corner_cases.md.
 """
 import os
@@ -22,6 +22,7 @@ def main():
     parser.add_argument("--runs", default="on-1,on-2,on-3")
     parser.add_argument("--slices", default="compare,two_step,add")
     parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--anchors", type=float, default=0)
     options = parser.parse_args()
     hone, repository, out = options.hone, options.repository, options.out
     lines = ["| slice | before | change in the slice | change elsewhere | worst other capability |", "|---|---|---|---|---|"]
@@ -32,8 +33,8 @@ def main():
             samples = ["eval.samples=%d" % options.samples]
             before = evaluate(hone, repository, out, model, os.path.join(out, base, "eval/corners.json"), samples)["capabilities"]
             overrides = ["stages=[dpo]", "model.path=" + model, "dpo.log=" + os.path.join(out, base, "rl/log"), "dpo.capabilities=[%s]" % name,
-                         "dpo.optimizer.learning_rate=3e-5", "dpo.nll_coef=0.2", "dpo.pairs_max=2000", "eval.enabled=false"]
-            directory, _ = run(hone, repository, out, "dpo-%s-%s" % (name, base), overrides)
+                         "dpo.optimizer.learning_rate=3e-5", "dpo.nll_coef=0.2", "dpo.pairs_max=2000", "eval.enabled=false", "dpo.anchor_share=%g" % options.anchors]
+            directory, _ = run(hone, repository, out, "dpo-%s-%s%s" % (name, base, "-%g" % options.anchors if options.anchors else ""), overrides)
             result = os.path.join(directory, "dpo/final")
             after = evaluate(hone, repository, out, result, os.path.join(directory, "eval.json"), samples)["capabilities"]
             change = {key: 100 * (after[key]["pass@1"] - before[key]["pass@1"]) for key in before}

@@ -21,6 +21,7 @@
 #include "infra/telemetry/table.h"
 
 enum { LOOK_MS = 1000, STATUS_MS = 2000, DISK_FULL_MS = 3000 };
+enum { HUB_DONE_MS = 5000 }; /* a learner has no more to do than to hear of it */
 enum { TICK_MS = 20, STOP_GRACE_MS = 3000, RESTARTS_MAX = 5, RESTART_WINDOW_MS = 60000 };
 
 static volatile sig_atomic_t interrupted;
@@ -39,6 +40,7 @@ struct pipeline {
     int64_t looked_ms, status_ms; /* monotonic */
     char stall_root[96];          /* who was named in the stall that lasts; "" none */
     bool disk_full;               /* and said so */
+    int64_t hub_done_ms;          /* monotonic: when the hub was first seen to have finished; 0 */
 };
 
 /* ---- status.json ---- */
@@ -208,6 +210,28 @@ static void watch_stalls(struct pipeline *p, const struct supervisor *supervisor
     }
 }
 
+/* A hub that has finished knows that every batch is durable. A learner that died before it heard so
+ * would wait for it for ever: with its result on the disk nothing is left to do. */
+static bool learner_is_late(struct pipeline *p, const struct supervisor *supervisor)
+{
+    int64_t now = clock_now_ms(clock_system());
+    bool done = false;
+    for (int i = 0; i < supervisor_count(supervisor); ++i)
+        done = done || (strcmp(supervisor_name(supervisor, i), "curriculum") == 0 &&
+                        supervisor_status(supervisor, i) == WORKER_DONE);
+    if (!done)
+        return false;
+    if (p->hub_done_ms == 0)
+        p->hub_done_ms = now;
+    if (now - p->hub_done_ms < HUB_DONE_MS)
+        return false;
+    p->hub_done_ms = now; /* if the result is not there yet */
+    if (!stage_is_done(&p->run, "rl"))
+        return false;
+    log_info("the hub has finished and rl/final is there: the learner is not waited for");
+    return true;
+}
+
 /* Ticks until the essential workers are done; `follow` shows progress. */
 static int watch(struct pipeline *p, struct supervisor *supervisor, struct follow *follow,
                  struct step_evals *evals, const char *stage)
@@ -227,8 +251,11 @@ static int watch(struct pipeline *p, struct supervisor *supervisor, struct follo
             say_processes(p, supervisor);
             said = true;
         }
-        if (strcmp(stage, "rl") == 0 && rc == 0)
+        if (strcmp(stage, "rl") == 0 && rc == 0) {
             watch_stalls(p, supervisor, stage);
+            if (!evaluating && learner_is_late(p, supervisor))
+                return 0;
+        }
         follow_tick(follow);
         clock_sleep_ms(TICK_MS);
     }

@@ -680,6 +680,7 @@ static int handle_message(struct learner_stage *s, const Hone__Envelope *envelop
         s->asked_for_hello = s->asked_for_hello || envelope_asks_for_hello(envelope);
         break;
     case HONE__KIND__KIND_STOP:
+        fault_point("stop.received");
         log_info("stop: %s", envelope->stop->reason ? envelope->stop->reason : "the run is done");
         s->finished = true;
         s->heartbeat_ms = INT64_MIN / 2; /* the last of its time */

@@ -55,4 +55,12 @@ expect "rl/final is complete" test -e run/rl/final/DONE
 "$hone" audit run >audit.txt || { cat audit.txt >&2; fail "audit"; }
 expect "forty batches" grep -q "40" audit.txt
 cat audit.txt
+
+# A learner that dies when it is told that all is done finds no hub any more: nobody waits for it.
+# shellcheck disable=SC2086
+HONE_CRASH_AT=stop.received HONE_CRASH_WITNESS=$scratch timeout 120 "$hone" run recipe.yaml $overrides output_dir="$scratch/last" rl.steps=3 rl.optimizer.warmup_steps=0 \
+    >/dev/null 2>log3.txt || { tail -n 20 log3.txt last/logs/learner.log >&2; fail "a run whose learner dies last"; }
+expect "it died then" test -e stop.received
+expect "the result is complete" test -e last/rl/final/DONE
+"$hone" audit last >audit.txt || { cat audit.txt >&2; fail "audit of the run whose learner died last"; }
 echo "$checks checks passed"

@@ -47,9 +47,9 @@ expect "the same pools" sh -c "sed '/^Pools as/,\$d' one.txt >a && sed '/^Pools 
 expect "rounds have begun" test "$(metric one/metrics/curriculum.jsonl filter/round | tail -n 1)" -ge 2
 expect "the audit knows of pools" grep -q 'every measurement counted once' audit.txt
 
-# An asynchronous run measures on idle actors, ends with none of them in flight, and tells of moves.
+# An asynchronous run measures on idle actors (more slots than training may fill), ends with none of them in flight, and tells of moves.
 # shellcheck disable=SC2086
-"$hone" run recipe.yaml output_dir="$scratch/probing" $base rl.steps=10 "rl.filter={mode: on, probe_groups: 2}" >/dev/null 2>log.txt ||
+"$hone" run recipe.yaml output_dir="$scratch/probing" $base rl.steps=10 rl.staleness_max=1 rl.actor.slots=64 "rl.filter={mode: on, probe_groups: 2}" >/dev/null 2>log.txt ||
     { cat log.txt >&2; fail "the run with probes"; }
 "$hone" audit probing >audit.txt || { cat audit.txt >&2; fail "audit of the run with probes"; }
 expect "prompts were probed" sh -c "! grep -q 'probe 0$' audit.txt"

@@ -2,7 +2,8 @@
 
     python3 -B tests/load/pruning.py HONE REPO OUT [--seeds 3] [--steps 120] [--cases full,loss-50,loss-95,random-50]
 
-A case is METHOD-PERCENT: so many percent of each capability's rows are left out, by sft.prune.method. Groups without an advantage are dropped
+A case is METHOD-PERCENT: so many percent of each capability's rows are left out, by sft.prune.method; METHOD-PERCENT-steps goes over the rest
+more often, so that SFT has as many steps as with all rows. Groups without an advantage are dropped
 and replaced in the RL stage. The table has pass@1 on the held-out prompts after SFT and after RL. OUT gets a directory for each run and
 pruning.md; what is there and complete is not made again.
 """
@@ -24,7 +25,9 @@ def main():
             overrides = ["stages=[sft,rl]", "seed=%d" % seed, "rl.steps=%d" % options.steps, "rl.drop_zero_advantage=true", "rl.filter.mode=off",
                          "sft.data.capability_column=capability", "model.path=" + os.path.join(repository, "models/quickstart_base")]
             if case != "full":
-                method, percent = case.split("-")
+                method, percent = case.split("-")[:2]
+                if case.endswith("-steps"):
+                    overrides += ["sft.epochs=%d" % round(2 * 100 / (100 - int(percent)))]
                 overrides += ["sft.prune.method=" + method, "sft.prune.drop_share=%g" % (int(percent) / 100)]
             stages = run(hone, repository, out, "%s-%d" % (case, seed), overrides)[1]["stages"]
             passk = next(key for key in stages["sft"] if key.startswith("pass@") and key not in ("pass@1", "pass@1_error"))

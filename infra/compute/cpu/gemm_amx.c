@@ -5,32 +5,45 @@
 #include "infra/base/assert.h"
 #include "infra/compute/cpu/tile.h"
 
-/* Tiles of the wide kernels: 0, 1 = A (two row groups), 2, 3 = B (two panels), 4..7 = C:
+/* Tiles of the wide kernel: 0, 1 = A (two groups of 16 rows), 2, 3 = B (two panels), 4..7 = C:
  *
  *            B2  B3
  *       A0   C4  C5
  *       A1   C6  C7
  *
- * Up to 16 rows use one row group and four panels, C4..C7, so that four products are always in
- * flight. Row groups have as many tile rows as there are rows of A: a short group costs less time.
+ * Up to 16 rows use one group and four panels, C4..C7, so that four products are always in flight.
+ * A group has as many tile rows as there are rows of A: a short group costs less time.
  *
- * An item is a group of rows and a range of panels. For each chunk of k its rows of A are packed
- * into tiles (a row-major A whose rows are a power of two apart would share cache sets); panels are
- * outermost, so that B's chunk is read from memory once and stays in the first-level cache while
- * the row blocks pass over it. Between chunks C is in memory as fp32, which changes no bit. */
+ * Four products take 64 cycles and need 4 KiB of operands; the second-level cache gives about 2.6
+ * KiB in that time, the third a tenth of it. Hence, for more than 32 rows: two panels of B over a
+ * chunk of k stay in the first-level cache while a strip of row blocks passes over them, and A
+ * comes from the second-level cache. A and C are loaded with the hint that keeps them out of the
+ * first (TILE_LOAD_STREAM): without it they evict B. An item's rows of A are packed for as much of
+ * k as the second-level cache has room for, in tiles: rows of A a power of two apart would share
+ * its sets. Between chunks C is in a buffer as fp32, which changes no bit; between two packings of
+ * A it is where the caller wants it.
+ *
+ * Up to 32 rows read all of B once: it is streamed, and the processor's own prefetching keeps up
+ * with the memory. Prefetch instructions would cost loads, which are what bounds it. */
 
-#define BLOCK_K           32
-#define PANEL             16
-#define BLOCK_ROWS        (2 * TILE_ROWS)
-#define TILE_VALUES       (TILE_ROWS * BLOCK_K)
-#define ITEM_ROWS         256
-#define CHUNK_BLOCKS      8  /* k blocks per chunk: a 32-row block of A and two panels are 32 KiB */
-#define CHUNK_BLOCKS_FEW  32 /* up to 32 rows */
-#define PACKED_A_VALUES   (ITEM_ROWS * CHUNK_BLOCKS * BLOCK_K)
-#define PREFETCH_BYTES    2048 /* two tiles ahead */
-#define PANELS_PER_THREAD 8
-#define AMX_GRAIN_FMAS    262144
-#define ITEMS_PER_THREAD  4
+#define BLOCK_K             32
+#define PANEL               16
+#define BLOCK_ROWS          (2 * TILE_ROWS)
+#define TILE_VALUES         (TILE_ROWS * BLOCK_K)
+#define TILE_BYTES          (TILE_VALUES * 2)
+#define LINE_BYTES          64
+#define PACKED_A_VALUES     (256 * 1024) /* half of the second-level cache that is surely ours */
+#define ITEM_ROWS_MAX       512
+#define DEPTH_BLOCKS        32 /* of k that are packed at once, at least */
+#define CHUNK_BLOCKS        16 /* 32 KiB of B in the first-level cache */
+#define CHUNK_BLOCKS_FEW    8  /* up to FEW_BLOCKS row blocks: the next chunk is fetched into it */
+#define FEW_BLOCKS          4
+#define ROWS_PER_THREAD_MIN 128
+#define AMX_GRAIN_FMAS      262144
+
+#define C_TILE   (TILE_ROWS * PANEL)
+#define C_BLOCK  (4 * C_TILE)
+#define C_BUFFER (ITEM_ROWS_MAX / BLOCK_ROWS * C_BLOCK)
 
 struct amx_job {
     int64_t m, n, k, k_blocks;
@@ -43,20 +56,26 @@ struct amx_job {
     int64_t rows_per_item, row_items, panels_per_item, panel_items;
 };
 
-/* A block of C and its operands; a[0], a[1] are row groups as [k block][rows][32]. */
-struct amx_block {
-    const bf16 *a[2];
-    const bf16 *b; /* panel p at b + p * b_stride */
-    int64_t b_stride;
-    const bf16 *next; /* this block's part of the panels that come next */
-    float *c;
-    int64_t ldc;
-    int rows[2];
-    int64_t k_blocks;
+/* Where C tiles lie; distances in floats: of rows, of the second panel, of the second row group, of
+ * the next row block. */
+struct amx_c {
+    float *at;
+    int64_t row, panel, group, block;
+};
+
+/* Row blocks of equal shape against the same panels. Distances of A in bytes. */
+struct amx_strip {
+    const char *a;
+    int64_t a_row, a_step, a_group, a_block;
+    const bf16 *b; /* panel p at b + p * b_panel */
+    int64_t b_panel;
+    const bf16 *next; /* as b, of the strip that comes next; NULL: nothing is fetched */
+    int64_t k_blocks, blocks;
+    struct amx_c from, to;
     bool from_zero;
 };
 
-/* Tile rows of the two row groups; `wide` when C6 and C7 belong to the second group. */
+/* Tile rows of the two row groups; tiles 6, 7 belong to the first where there is no second. */
 static void configure(int rows0, int rows1)
 {
     struct tile_config config = {.palette = 1};
@@ -69,255 +88,389 @@ static void configure(int rows0, int rows1)
     TILE_CONFIGURE(&config);
 }
 
-/* What the kernels read soon, a line for each row of the tile. */
-static inline void prefetch_tile(const bf16 *tile)
+#define STRIP_INLINE static inline __attribute__((always_inline))
+
+#define C_LOAD(tile, offset)  TILE_LOAD_STREAM(tile, from + (offset), from_row)
+#define C_STORE(tile, offset) TILE_STORE(tile, to + (offset), to_row)
+
+/* `lines` cache lines a step of what the next strip reads, into the cache that `near` says. */
+STRIP_INLINE const char *prefetch_lines(const char *next, int64_t lines, bool near)
 {
-    for (int row = 0; row < TILE_ROWS; row++)
-        __builtin_prefetch((const char *)tile + PREFETCH_BYTES + row * TILE_ROW_BYTES);
+    for (int64_t line = 0; line < lines; line++) {
+        if (near)
+            __builtin_prefetch(next + line * LINE_BYTES, 0, 3);
+        else
+            __builtin_prefetch(next + line * LINE_BYTES, 0, 2);
+    }
+    return next + lines * LINE_BYTES;
 }
 
-/* A quarter tile of the panels that come next: on its way to the second-level cache, from memory.
- */
-static inline void prefetch_next(const bf16 *next)
-{
-    for (int line = 0; line < TILE_ROWS / 4; line++)
-        __builtin_prefetch((const char *)next + line * TILE_ROW_BYTES, 0, 2);
-}
+/* The loads and products of one step of k, in an order that keeps both units busy. */
+#define STEP_2X2(LOAD_B)                                                                           \
+    do {                                                                                           \
+        TILE_LOAD_STREAM(0, a, strip->a_row);                                                      \
+        LOAD_B(2, b, TILE_ROW_BYTES);                                                              \
+        TILE_DP_BF16(4, 0, 2);                                                                     \
+        LOAD_B(3, b + strip->b_panel, TILE_ROW_BYTES);                                             \
+        TILE_DP_BF16(5, 0, 3);                                                                     \
+        TILE_LOAD_STREAM(1, a + strip->a_group, strip->a_row);                                     \
+        TILE_DP_BF16(6, 1, 2);                                                                     \
+        TILE_DP_BF16(7, 1, 3);                                                                     \
+    } while (0)
 
-/* The order of loads and products keeps both units busy: A0 B0 dp B1 dp A1 dp dp. A is streamed
- * from the second-level cache and is prefetched; B stays in the first for the other row blocks. */
-static void run_2x2(const struct amx_block *block)
+/* A finished tile is stored and the next block's loaded in turns: products start again before all
+ * are stored. */
+STRIP_INLINE void run_2x2(const struct amx_strip *strip, bool near)
 {
-    float *c0 = block->c, *c1 = block->c + TILE_ROWS * block->ldc;
-    const bf16 *a0 = block->a[0], *a1 = block->a[1], *b0 = block->b, *b1 = b0 + block->b_stride;
-    int64_t ldc = block->ldc * 4, a1_values = (int64_t)block->rows[1] * BLOCK_K;
-    if (block->from_zero) {
+    float *from = strip->from.at, *to = strip->to.at;
+    int64_t from_row = strip->from.row * 4, to_row = strip->to.row * 4;
+    int64_t from_panel = strip->from.panel, from_group = strip->from.group;
+    int64_t to_panel = strip->to.panel, to_group = strip->to.group;
+    bool zero = strip->from_zero;
+    /* The first half of the row blocks fetches the next strip's first panel, the second half its
+     * second. */
+    int64_t half = (strip->blocks + 1) / 2, lines = 0;
+    if (strip->next != NULL)
+        lines = (TILE_ROWS + half - 1) / half;
+    const char *next = (const char *)strip->next;
+    if (zero) {
         TILE_ZERO(4);
         TILE_ZERO(5);
         TILE_ZERO(6);
         TILE_ZERO(7);
     } else {
-        TILE_LOAD(4, c0, ldc);
-        TILE_LOAD(5, c0 + PANEL, ldc);
-        TILE_LOAD(6, c1, ldc);
-        TILE_LOAD(7, c1 + PANEL, ldc);
+        C_LOAD(4, 0);
+        C_LOAD(5, from_panel);
+        C_LOAD(6, from_group);
+        C_LOAD(7, from_group + from_panel);
     }
-    for (int64_t kb = 0; kb < block->k_blocks; kb++) {
-        TILE_LOAD(0, a0, TILE_ROW_BYTES);
-        TILE_LOAD(2, b0, TILE_ROW_BYTES);
-        TILE_DP_BF16(4, 0, 2);
-        prefetch_tile(a0);
-        TILE_LOAD(3, b1, TILE_ROW_BYTES);
-        TILE_DP_BF16(5, 0, 3);
-        TILE_LOAD(1, a1, TILE_ROW_BYTES);
-        TILE_DP_BF16(6, 1, 2);
-        prefetch_tile(a1);
-        TILE_DP_BF16(7, 1, 3);
-        prefetch_next(block->next + kb * TILE_VALUES / 4);
-        a0 += TILE_VALUES;
-        a1 += a1_values;
-        b0 += TILE_VALUES;
-        b1 += TILE_VALUES;
+    for (int64_t block = 0; block < strip->blocks; block++) {
+        const char *a = strip->a + block * strip->a_block;
+        const bf16 *b = strip->b;
+        if (block == half && lines > 0)
+            next = (const char *)(strip->next + strip->b_panel);
+        for (int64_t kb = 0; kb < strip->k_blocks; kb++, a += strip->a_step, b += TILE_VALUES) {
+            STEP_2X2(TILE_LOAD);
+            next = prefetch_lines(next, lines, near);
+        }
+        if (block + 1 == strip->blocks)
+            break;
+        from += strip->from.block;
+        if (zero) {
+            C_STORE(4, 0);
+            TILE_ZERO(4);
+            C_STORE(5, to_panel);
+            TILE_ZERO(5);
+            C_STORE(6, to_group);
+            TILE_ZERO(6);
+            C_STORE(7, to_group + to_panel);
+            TILE_ZERO(7);
+        } else {
+            C_STORE(4, 0);
+            C_LOAD(4, 0);
+            C_STORE(5, to_panel);
+            C_LOAD(5, from_panel);
+            C_STORE(6, to_group);
+            C_LOAD(6, from_group);
+            C_STORE(7, to_group + to_panel);
+            C_LOAD(7, from_group + from_panel);
+        }
+        to += strip->to.block;
     }
-    TILE_STORE(4, c0, ldc);
-    TILE_STORE(5, c0 + PANEL, ldc);
-    TILE_STORE(6, c1, ldc);
-    TILE_STORE(7, c1 + PANEL, ldc);
+    C_STORE(4, 0);
+    C_STORE(5, to_panel);
+    C_STORE(6, to_group);
+    C_STORE(7, to_group + to_panel);
 }
 
-/* Two row groups, one panel. */
-static void run_2x1(const struct amx_block *block)
+static void run_2x2_far(const struct amx_strip *strip)
 {
-    float *c0 = block->c, *c1 = block->c + TILE_ROWS * block->ldc;
-    const bf16 *a0 = block->a[0], *a1 = block->a[1], *b0 = block->b;
-    int64_t ldc = block->ldc * 4, a1_values = (int64_t)block->rows[1] * BLOCK_K;
-    if (block->from_zero) {
-        TILE_ZERO(4);
-        TILE_ZERO(6);
-    } else {
-        TILE_LOAD(4, c0, ldc);
-        TILE_LOAD(6, c1, ldc);
-    }
-    for (int64_t kb = 0; kb < block->k_blocks; kb++) {
-        TILE_LOAD(2, b0, TILE_ROW_BYTES);
-        TILE_LOAD(0, a0, TILE_ROW_BYTES);
-        TILE_DP_BF16(4, 0, 2);
-        TILE_LOAD(1, a1, TILE_ROW_BYTES);
-        TILE_DP_BF16(6, 1, 2);
-        a0 += TILE_VALUES;
-        a1 += a1_values;
-        b0 += TILE_VALUES;
-    }
-    TILE_STORE(4, c0, ldc);
-    TILE_STORE(6, c1, ldc);
+    run_2x2(strip, false);
 }
 
-/* One row group, four panels; B is what is streamed. */
-static void run_1x4(const struct amx_block *block)
+static void run_2x2_near(const struct amx_strip *strip)
 {
-    const bf16 *a = block->a[0], *b0 = block->b, *b1 = b0 + block->b_stride;
-    const bf16 *b2 = b1 + block->b_stride, *b3 = b2 + block->b_stride;
-    int64_t ldc = block->ldc * 4, a_values = (int64_t)block->rows[0] * BLOCK_K;
-    if (block->from_zero) {
+    run_2x2(strip, true);
+}
+
+/* One row block that reads B once. */
+static void run_2x2_once(const struct amx_strip *strip)
+{
+    float *from = strip->from.at, *to = strip->to.at;
+    int64_t from_row = strip->from.row * 4, to_row = strip->to.row * 4;
+    const char *a = strip->a;
+    const bf16 *b = strip->b;
+    if (strip->from_zero) {
         TILE_ZERO(4);
         TILE_ZERO(5);
         TILE_ZERO(6);
         TILE_ZERO(7);
     } else {
-        TILE_LOAD(4, block->c, ldc);
-        TILE_LOAD(5, block->c + PANEL, ldc);
-        TILE_LOAD(6, block->c + 2 * PANEL, ldc);
-        TILE_LOAD(7, block->c + 3 * PANEL, ldc);
+        C_LOAD(4, 0);
+        C_LOAD(5, strip->from.panel);
+        C_LOAD(6, strip->from.group);
+        C_LOAD(7, strip->from.group + strip->from.panel);
     }
-    for (int64_t kb = 0; kb < block->k_blocks; kb++, a += a_values) {
-        int64_t at = kb * TILE_VALUES;
-        TILE_LOAD(0, a, TILE_ROW_BYTES);
-        TILE_LOAD(2, b0 + at, TILE_ROW_BYTES);
+    for (int64_t kb = 0; kb < strip->k_blocks; kb++, a += strip->a_step, b += TILE_VALUES)
+        STEP_2X2(TILE_LOAD_STREAM);
+    C_STORE(4, 0);
+    C_STORE(5, strip->to.panel);
+    C_STORE(6, strip->to.group);
+    C_STORE(7, strip->to.group + strip->to.panel);
+}
+
+/* One row group, two panels, for what is left over. */
+static void run_1x2(const struct amx_strip *strip)
+{
+    float *from = strip->from.at, *to = strip->to.at;
+    int64_t from_row = strip->from.row * 4, to_row = strip->to.row * 4;
+    const char *a = strip->a;
+    const bf16 *b = strip->b;
+    if (strip->from_zero) {
+        TILE_ZERO(4);
+        TILE_ZERO(5);
+    } else {
+        C_LOAD(4, 0);
+        C_LOAD(5, strip->from.panel);
+    }
+    for (int64_t kb = 0; kb < strip->k_blocks; kb++, a += strip->a_step, b += TILE_VALUES) {
+        TILE_LOAD_STREAM(0, a, strip->a_row);
+        TILE_LOAD_STREAM(2, b, TILE_ROW_BYTES);
         TILE_DP_BF16(4, 0, 2);
-        prefetch_tile(b0 + at);
-        TILE_LOAD(3, b1 + at, TILE_ROW_BYTES);
+        TILE_LOAD_STREAM(3, b + strip->b_panel, TILE_ROW_BYTES);
         TILE_DP_BF16(5, 0, 3);
-        prefetch_tile(b1 + at);
-        TILE_LOAD(2, b2 + at, TILE_ROW_BYTES);
+    }
+    C_STORE(4, 0);
+    C_STORE(5, strip->to.panel);
+}
+
+/* One row group, four panels. */
+static void run_1x4(const struct amx_strip *strip)
+{
+    float *from = strip->from.at, *to = strip->to.at;
+    int64_t from_row = strip->from.row * 4, to_row = strip->to.row * 4, panel = strip->b_panel;
+    const char *a = strip->a;
+    const bf16 *b = strip->b;
+    if (strip->from_zero) {
+        TILE_ZERO(4);
+        TILE_ZERO(5);
+        TILE_ZERO(6);
+        TILE_ZERO(7);
+    } else {
+        C_LOAD(4, 0);
+        C_LOAD(5, PANEL);
+        C_LOAD(6, 2 * PANEL);
+        C_LOAD(7, 3 * PANEL);
+    }
+    for (int64_t kb = 0; kb < strip->k_blocks; kb++, a += strip->a_step, b += TILE_VALUES) {
+        TILE_LOAD(0, a, strip->a_row);
+        TILE_LOAD_STREAM(2, b, TILE_ROW_BYTES);
+        TILE_DP_BF16(4, 0, 2);
+        TILE_LOAD_STREAM(3, b + panel, TILE_ROW_BYTES);
+        TILE_DP_BF16(5, 0, 3);
+        TILE_LOAD_STREAM(2, b + 2 * panel, TILE_ROW_BYTES);
         TILE_DP_BF16(6, 0, 2);
-        prefetch_tile(b2 + at);
-        TILE_LOAD(3, b3 + at, TILE_ROW_BYTES);
+        TILE_LOAD_STREAM(3, b + 3 * panel, TILE_ROW_BYTES);
         TILE_DP_BF16(7, 0, 3);
-        prefetch_tile(b3 + at);
     }
-    TILE_STORE(4, block->c, ldc);
-    TILE_STORE(5, block->c + PANEL, ldc);
-    TILE_STORE(6, block->c + 2 * PANEL, ldc);
-    TILE_STORE(7, block->c + 3 * PANEL, ldc);
+    C_STORE(4, 0);
+    C_STORE(5, PANEL);
+    C_STORE(6, 2 * PANEL);
+    C_STORE(7, 3 * PANEL);
 }
 
-static void run_1x1(const struct amx_block *block)
-{
-    const bf16 *a = block->a[0], *b = block->b;
-    int64_t ldc = block->ldc * 4, a_values = (int64_t)block->rows[0] * BLOCK_K;
-    if (block->from_zero)
-        TILE_ZERO(4);
-    else
-        TILE_LOAD(4, block->c, ldc);
-    for (int64_t kb = 0; kb < block->k_blocks; kb++, a += a_values, b += TILE_VALUES) {
-        TILE_LOAD(0, a, TILE_ROW_BYTES);
-        TILE_LOAD(2, b, TILE_ROW_BYTES);
-        TILE_DP_BF16(4, 0, 2);
-        prefetch_tile(b);
-    }
-    TILE_STORE(4, block->c, ldc);
-}
-
-/* `panels` is what panels_at_once said. */
-static void run_block(const struct amx_block *block, int panels)
-{
-    if (block->rows[1] > 0)
-        (panels == 2 ? run_2x2 : run_2x1)(block);
-    else
-        (panels == 4 ? run_1x4 : run_1x1)(block);
-}
-
-static int panels_at_once(const struct amx_block *block, int64_t left)
-{
-    int most = block->rows[1] > 0 ? 2 : 4;
-    return left >= most ? most : 1;
-}
-
-/* A panel with fewer than 16 real columns goes through a buffer. */
-static void run_partial(const struct amx_block *block, int64_t columns)
-{
-    _Alignas(64) float buffer[BLOCK_ROWS * PANEL] = {0};
-    int64_t rows = block->rows[0] + block->rows[1];
-    struct amx_block copy = *block;
-    for (int64_t r = 0; r < rows && !block->from_zero; r++)
-        memcpy(buffer + r * PANEL, block->c + r * block->ldc, (size_t)columns * sizeof *buffer);
-    copy.c = buffer;
-    copy.ldc = PANEL;
-    run_block(&copy, 1);
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(block->c + r * block->ldc, buffer + r * PANEL, (size_t)columns * sizeof *buffer);
-}
-
-/* `rows` rows of A from column k on as row groups [k block][rows of the group][32]. */
+/* Rows of A from k block `k_block` on as [row block][k block][two groups][16 rows][32]. */
 static void pack_a(const struct amx_job *job, int64_t row, int64_t rows, int64_t k_block,
                    int64_t k_blocks, bf16 *out)
 {
     for (int64_t first = 0; first < rows; first += TILE_ROWS) {
         int64_t count = rows - first < TILE_ROWS ? rows - first : TILE_ROWS;
-        for (int64_t r = 0; r < count; r++) {
-            const bf16 *from = job->a + (row + first + r) * job->lda + k_block * BLOCK_K;
-            bf16 *to = out + r * BLOCK_K;
-            for (int64_t kb = 0; kb < k_blocks; kb++, to += count * BLOCK_K) {
-                int64_t left = job->k - (k_block + kb) * BLOCK_K;
-                if (left >= BLOCK_K) {
-                    memcpy(to, from + kb * BLOCK_K, BLOCK_K * sizeof *to);
-                    continue;
-                }
-                memset(to, 0, BLOCK_K * sizeof *to);
-                memcpy(to, from + kb * BLOCK_K, (size_t)left * sizeof *to);
-            }
-        }
-        out += count * k_blocks * BLOCK_K;
-    }
-}
-
-/* Eight row blocks, four k steps a tile: together they touch the chunk of the next two panels. */
-static const bf16 *next_part(const struct amx_block *block, int64_t row_block)
-{
-    int64_t panel = 2 + row_block / 4, quarter = row_block % 4;
-    return block->b + panel * block->b_stride + quarter * block->k_blocks * TILE_VALUES / 4;
-}
-
-/* All row blocks of an item against up to four panels; returns how many panels it did. */
-static int run_row_blocks(const struct amx_job *job, struct amx_block *block, const bf16 *packed_a,
-                          int64_t row, int64_t rows, int64_t panel, int64_t panel_end)
-{
-    int64_t whole = job->n / PANEL;
-    int panels = 1;
-    for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
-        int count = (int)(rows - r < BLOCK_ROWS ? rows - r : BLOCK_ROWS);
-        int before = block->rows[0] + block->rows[1];
-        block->rows[0] = count < TILE_ROWS ? count : TILE_ROWS;
-        block->rows[1] = count - block->rows[0];
-        if (before != count)
-            configure(block->rows[0], block->rows[1]);
-        block->a[0] = packed_a + r * block->k_blocks * BLOCK_K;
-        block->a[1] = block->a[0] + block->rows[0] * block->k_blocks * BLOCK_K;
-        block->c = job->c + (row + r) * job->ldc + panel * PANEL;
-        block->next = next_part(block, r / BLOCK_ROWS);
-        if (panel >= whole) {
-            run_partial(block, job->n - panel * PANEL);
+        bf16 *group = out + first / BLOCK_ROWS * k_blocks * 2 * TILE_VALUES +
+                      first % BLOCK_ROWS / TILE_ROWS * TILE_VALUES;
+        const bf16 *from = job->a + (row + first) * job->lda + k_block * BLOCK_K;
+        int64_t whole = (job->k - k_block * BLOCK_K) / BLOCK_K;
+        whole = whole < k_blocks ? whole : k_blocks;
+        for (int64_t kb = 0; kb < whole; kb++)
+            for (int64_t r = 0; r < count; r++)
+                memcpy(group + kb * 2 * TILE_VALUES + r * BLOCK_K,
+                       from + r * job->lda + kb * BLOCK_K, BLOCK_K * sizeof *out);
+        if (whole == k_blocks)
             continue;
-        }
-        /* The first row block decides how many panels, since a row block that is alone in its
-         * item is the only one that may take four. */
-        if (r == 0)
-            panels = panels_at_once(block, (panel_end < whole ? panel_end : whole) - panel);
-        for (int p = 0; p < panels;) {
-            struct amx_block part = *block;
-            int step = panels_at_once(block, panels - p);
-            part.b = block->b + p * block->b_stride;
-            part.c = block->c + p * PANEL;
-            run_block(&part, step);
-            p += step;
+        int64_t left = job->k % BLOCK_K;
+        for (int64_t r = 0; r < count; r++) {
+            bf16 *to = group + whole * 2 * TILE_VALUES + r * BLOCK_K;
+            memcpy(to, from + r * job->lda + whole * BLOCK_K, (size_t)left * sizeof *to);
+            memset(to + left, 0, (size_t)(BLOCK_K - left) * sizeof *to);
         }
     }
-    return panels;
+}
+
+/* What the strips of an item share. */
+struct amx_item {
+    const struct amx_job *job;
+    int64_t row, rows, panel, panel_end;
+    bf16 *packed_a;
+    float *buffer;           /* C of a strip: [row block][two groups][two panels][16][16] */
+    int64_t depth, k_blocks; /* the part of k that `a` is packed for: begin and length */
+    int tile_rows[2];        /* as configured */
+};
+
+static void configure_item(struct amx_item *item, int rows0, int rows1)
+{
+    if (item->tile_rows[0] == rows0 && item->tile_rows[1] == rows1)
+        return;
+    configure(rows0, rows1);
+    item->tile_rows[0] = rows0;
+    item->tile_rows[1] = rows1;
+}
+
+/* Columns of C to the buffer or back, for panels that C has not whole. */
+static void copy_columns(const struct amx_item *item, int64_t panel, bool to_buffer)
+{
+    const struct amx_job *job = item->job;
+    int64_t columns = job->n - panel * PANEL;
+    columns = columns < 2 * PANEL ? columns : 2 * PANEL;
+    for (int64_t r = 0; r < item->rows; r++) {
+        float *c = job->c + (item->row + r) * job->ldc + panel * PANEL;
+        float *at = item->buffer + r / BLOCK_ROWS * C_BLOCK +
+                    r % BLOCK_ROWS / TILE_ROWS * (2 * C_TILE) + r % TILE_ROWS * PANEL;
+        for (int64_t first = 0; first < columns; first += PANEL, at += C_TILE) {
+            int64_t count = columns - first < PANEL ? columns - first : PANEL;
+            if (to_buffer)
+                memcpy(at, c + first, (size_t)count * sizeof *c);
+            else
+                memcpy(c + first, at, (size_t)count * sizeof *c);
+        }
+    }
+}
+
+/* Where A is: packed, or with the caller when one chunk covers k and its rows are whole lines. */
+static void place_a(const struct amx_item *item, struct amx_strip *strip)
+{
+    const struct amx_job *job = item->job;
+    bool lines =
+        job->k % BLOCK_K == 0 && job->lda % BLOCK_K == 0 && (uintptr_t)job->a % LINE_BYTES == 0;
+    if (lines && job->k_blocks <= CHUNK_BLOCKS) {
+        strip->a = (const char *)(job->a + item->row * job->lda);
+        strip->a_row = job->lda * 2;
+        strip->a_step = LINE_BYTES;
+        strip->a_group = TILE_ROWS * strip->a_row;
+        strip->a_block = BLOCK_ROWS * strip->a_row;
+        return;
+    }
+    pack_a(job, item->row, item->rows, item->depth, item->k_blocks, item->packed_a);
+    strip->a = (const char *)item->packed_a;
+    strip->a_row = TILE_ROW_BYTES;
+    strip->a_step = 2 * TILE_BYTES;
+    strip->a_group = TILE_BYTES;
+    strip->a_block = item->k_blocks * 2 * TILE_BYTES;
+}
+
+/* A chunk of k for all rows of the item: whole row blocks, then what is left of one. */
+static void run_chunk(struct amx_item *item, struct amx_strip *strip)
+{
+    int64_t whole = item->rows / BLOCK_ROWS, left = item->rows % BLOCK_ROWS;
+    struct amx_strip rest = *strip;
+    if (whole > 0) {
+        configure_item(item, TILE_ROWS, TILE_ROWS);
+        strip->blocks = whole;
+        if (item->rows <= BLOCK_ROWS)
+            run_2x2_once(strip);
+        else if (whole <= FEW_BLOCKS)
+            run_2x2_near(strip);
+        else
+            run_2x2_far(strip);
+    }
+    if (left == 0)
+        return;
+    rest.blocks = 1;
+    rest.a += whole * rest.a_block;
+    rest.from.at += whole * rest.from.block;
+    rest.to.at += whole * rest.to.block;
+    int rows0 = (int)(left < TILE_ROWS ? left : TILE_ROWS);
+    configure_item(item, rows0, (int)left - rows0);
+    if (left > TILE_ROWS)
+        run_2x2_once(&rest);
+    else
+        run_1x2(&rest);
+}
+
+/* Two panels, or the last one alone, over the part of k that A is packed for. */
+static void run_pair(struct amx_item *item, const struct amx_strip *base, int64_t panel)
+{
+    const struct amx_job *job = item->job;
+    const struct amx_c buffer = {item->buffer, PANEL, C_TILE, 2 * C_TILE, C_BLOCK};
+    const struct amx_c user = {job->c + item->row * job->ldc + panel * PANEL, job->ldc, PANEL,
+                               TILE_ROWS * job->ldc, BLOCK_ROWS * job->ldc};
+    bool single = panel + 1 == item->panel_end;
+    bool partial = single || (panel + 2) * PANEL > job->n;
+    bool zero = item->depth == 0 && !job->accumulate;
+    int64_t most = item->rows <= BLOCK_ROWS                ? item->k_blocks
+                   : item->rows / BLOCK_ROWS <= FEW_BLOCKS ? CHUNK_BLOCKS_FEW
+                                                           : CHUNK_BLOCKS;
+    int64_t chunks = (item->k_blocks + most - 1) / most;
+    int64_t chunk = (item->k_blocks + chunks - 1) / chunks;
+    const bf16 *b = job->packed + panel * job->k_blocks * TILE_VALUES + item->depth * TILE_VALUES;
+    if (partial && !zero)
+        copy_columns(item, panel, true);
+    for (int64_t kb = 0; kb < item->k_blocks; kb += chunk) {
+        struct amx_strip strip = *base;
+        bool last = kb + chunk >= item->k_blocks;
+        strip.k_blocks = last ? item->k_blocks - kb : chunk;
+        strip.a += kb * strip.a_step;
+        strip.b = b + kb * TILE_VALUES;
+        /* A panel that is alone stands for both; its second product is not used. */
+        strip.b_panel = single ? 0 : job->k_blocks * TILE_VALUES;
+        strip.next = last ? b + 2 * strip.b_panel : strip.b + chunk * TILE_VALUES;
+        if (last && panel + 2 >= item->panel_end)
+            strip.next = NULL;
+        strip.from = kb > 0 || partial ? buffer : user;
+        strip.to = !last || partial ? buffer : user;
+        strip.from_zero = kb == 0 && zero;
+        run_chunk(item, &strip);
+    }
+    if (partial)
+        copy_columns(item, panel, false);
+}
+
+/* Four panels for up to 16 rows. */
+static void run_four(struct amx_item *item, const struct amx_strip *base, int64_t panel)
+{
+    const struct amx_job *job = item->job;
+    struct amx_strip strip = *base;
+    strip.k_blocks = item->k_blocks;
+    strip.b_panel = job->k_blocks * TILE_VALUES;
+    strip.b = job->packed + panel * strip.b_panel + item->depth * TILE_VALUES;
+    strip.from.at = job->c + item->row * job->ldc + panel * PANEL;
+    strip.from.row = job->ldc;
+    strip.to = strip.from;
+    strip.from_zero = item->depth == 0 && !job->accumulate;
+    configure_item(item, (int)item->rows, 0);
+    run_1x4(&strip);
 }
 
 static void run_item(const struct amx_job *job, int64_t row, int64_t panel, int64_t panel_end)
 {
     _Alignas(64) bf16 packed_a[PACKED_A_VALUES];
-    int64_t rows = job->m - row < job->rows_per_item ? job->m - row : job->rows_per_item;
-    int64_t chunk = rows <= BLOCK_ROWS ? CHUNK_BLOCKS_FEW : CHUNK_BLOCKS;
-    for (int64_t kb = 0; kb < job->k_blocks; kb += chunk) {
-        struct amx_block block = {.ldc = job->ldc, .from_zero = kb == 0 && !job->accumulate};
-        block.k_blocks = job->k_blocks - kb < chunk ? job->k_blocks - kb : chunk;
-        block.b_stride = job->k_blocks * TILE_VALUES;
-        pack_a(job, row, rows, kb, block.k_blocks, packed_a);
+    _Alignas(64) float buffer[C_BUFFER];
+    struct amx_item item = {.job = job, .row = row, .panel = panel, .panel_end = panel_end};
+    item.packed_a = packed_a;
+    item.buffer = buffer;
+    item.rows = job->m - row < job->rows_per_item ? job->m - row : job->rows_per_item;
+    int64_t row_blocks = (item.rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    int64_t depth = PACKED_A_VALUES / (row_blocks * 2 * TILE_VALUES), whole = job->n / PANEL;
+    for (item.depth = 0; item.depth < job->k_blocks; item.depth += depth) {
+        struct amx_strip base = {0};
+        item.k_blocks = job->k_blocks - item.depth < depth ? job->k_blocks - item.depth : depth;
+        place_a(&item, &base);
         for (int64_t p = panel; p < panel_end;) {
-            block.b = job->packed + p * block.b_stride + kb * TILE_VALUES;
-            p += run_row_blocks(job, &block, packed_a, row, rows, p, panel_end);
+            if (item.rows <= TILE_ROWS && p + 4 <= panel_end && p + 4 <= whole) {
+                run_four(&item, &base, p);
+                p += 4;
+            } else {
+                run_pair(&item, &base, p);
+                p += 2;
+            }
         }
     }
 }
@@ -337,20 +490,24 @@ static void run_items(void *context, int64_t begin, int64_t end, int thread)
     TILE_RELEASE();
 }
 
-/* As gemm_plan in gemm.h: a thread gets its panels for all rows where there are enough of them. */
+/* Rows are shared out where there are enough, since every item packs its rows of A; else panels,
+ * in fours. An item's rows fit the packed buffer at the depth of DEPTH_BLOCKS. */
 static void plan_items(struct amx_job *job, int threads)
 {
     int64_t panels = (job->n + PANEL - 1) / PANEL;
-    int64_t row_items = (job->m + ITEM_ROWS - 1) / ITEM_ROWS, splits = threads;
-    if (panels < (int64_t)threads * PANELS_PER_THREAD) {
-        splits = ((int64_t)threads * ITEMS_PER_THREAD + row_items - 1) / row_items;
-        splits = splits < panels ? splits : panels;
-    }
+    int64_t depth = job->k_blocks < DEPTH_BLOCKS ? job->k_blocks : DEPTH_BLOCKS;
+    int64_t most = PACKED_A_VALUES / (depth * BLOCK_K);
+    most = (most < ITEM_ROWS_MAX ? most : ITEM_ROWS_MAX) / BLOCK_ROWS * BLOCK_ROWS;
+    int64_t row_items = (job->m + most - 1) / most;
+    if (job->m >= threads * ROWS_PER_THREAD_MIN)
+        row_items = (row_items + threads - 1) / threads * threads;
     job->rows_per_item = (job->m + row_items - 1) / row_items;
-    job->rows_per_item = (job->rows_per_item + BLOCK_ROWS - 1) / BLOCK_ROWS * BLOCK_ROWS;
+    if (row_items > 1)
+        job->rows_per_item = (job->rows_per_item + BLOCK_ROWS - 1) / BLOCK_ROWS * BLOCK_ROWS;
     job->row_items = (job->m + job->rows_per_item - 1) / job->rows_per_item;
+    int64_t splits = job->row_items >= threads ? 1 : threads;
     job->panels_per_item = (panels + splits - 1) / splits;
-    job->panels_per_item += job->panels_per_item % 2;
+    job->panels_per_item += (4 - job->panels_per_item % 4) % 4;
     job->panel_items = (panels + job->panels_per_item - 1) / job->panels_per_item;
 }
 
@@ -370,12 +527,26 @@ void gemm_amx_bf16(struct parallel *pool, int64_t m, int64_t n, int64_t k, const
     parallel_for(pool, job.row_items * job.panel_items, grain > 1 ? grain : 1, run_items, &job);
 }
 
+/* Operands of the probes. Zeros would be faster than a model's values: they switch no bits. */
+#define PROBE_TILES 16
+
+static void fill_probe(bf16 *values)
+{
+    uint32_t state = 1;
+    for (int i = 0; i < PROBE_TILES * TILE_VALUES; i++) {
+        state = state * 1664525u + 1013904223u;
+        values[i] = bf16_from_f32((float)(int32_t)state * 0x1p-31f);
+    }
+}
+
 double peak_amx(int64_t steps, float *sink)
 {
-    _Alignas(64) float result[TILE_ROWS * PANEL] = {0};
+    _Alignas(64) bf16 values[PROBE_TILES * TILE_VALUES];
+    _Alignas(64) float result[C_TILE] = {0};
+    fill_probe(values);
     configure(TILE_ROWS, TILE_ROWS);
-    TILE_ZERO(0);
-    TILE_ZERO(2);
+    TILE_LOAD(0, values, TILE_ROW_BYTES);
+    TILE_LOAD(2, values + TILE_VALUES, TILE_ROW_BYTES);
     TILE_ZERO(4);
     TILE_ZERO(5);
     TILE_ZERO(6);
@@ -395,15 +566,16 @@ double peak_amx(int64_t steps, float *sink)
 /* As run_2x2 does it, over operands that stay in the first-level cache. */
 double peak_amx_loads(int64_t steps, float *sink)
 {
-    _Alignas(64) static const bf16 zeros[CHUNK_BLOCKS][TILE_VALUES];
-    _Alignas(64) float result[TILE_ROWS * PANEL] = {0};
+    _Alignas(64) bf16 values[PROBE_TILES * TILE_VALUES];
+    _Alignas(64) float result[C_TILE] = {0};
+    fill_probe(values);
     configure(TILE_ROWS, TILE_ROWS);
     TILE_ZERO(4);
     TILE_ZERO(5);
     TILE_ZERO(6);
     TILE_ZERO(7);
     for (int64_t step = 0; step < steps; step++) {
-        const bf16 *at = zeros[step % (CHUNK_BLOCKS / 4) * 4];
+        const bf16 *at = values + step % (PROBE_TILES / 4) * 4 * TILE_VALUES;
         TILE_LOAD(0, at, TILE_ROW_BYTES);
         TILE_LOAD(2, at + TILE_VALUES, TILE_ROW_BYTES);
         TILE_DP_BF16(4, 0, 2);

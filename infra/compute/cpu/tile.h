@@ -76,6 +76,7 @@ static inline void tile_emulate_dp(int c, int a, int b)
 #define TILE_RELEASE()                 memset(&tile_file, 0, sizeof tile_file)
 #define TILE_ZERO(tile)                memset(tile_file.data[tile], 0, sizeof tile_file.data[tile])
 #define TILE_LOAD(tile, base, stride)  tile_emulate_load(tile, base, stride)
+#define TILE_LOAD_STREAM               TILE_LOAD
 #define TILE_STORE(tile, base, stride) tile_emulate_store(tile, base, stride)
 #define TILE_DP_BF16(c, a, b)          tile_emulate_dp(c, a, b)
 
@@ -89,6 +90,12 @@ static inline void tile_emulate_dp(int c, int a, int b)
 #define TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile : : : "memory")
 #define TILE_LOAD(tile, base, stride)                                                              \
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile                                            \
+                     :                                                                             \
+                     : "r"((const void *)(base)), "r"((int64_t)(stride))                           \
+                     : "memory")
+/* The same for what is not read again soon: it stays out of the first-level cache. */
+#define TILE_LOAD_STREAM(tile, base, stride)                                                       \
+    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #tile                                          \
                      :                                                                             \
                      : "r"((const void *)(base)), "r"((int64_t)(stride))                           \
                      : "memory")

@@ -47,8 +47,10 @@ static void test_equals_scalar(void **state)
 static void test_blocking(void **state)
 {
     (void)state;
-    const int64_t shapes[][3] = {{3, 150, 1100}, {16, 40, 2050}, {31, 33, 1025}, {257, 50, 300},
-                                 {300, 70, 40},  {49, 130, 530}, {520, 33, 270}};
+    const int64_t shapes[][3] = {{3, 150, 1100},  {16, 40, 2050},  {31, 33, 1025}, {257, 50, 300},
+                                 {300, 70, 40},   {49, 130, 530},  {520, 33, 270}, {300, 40, 1100},
+                                 {129, 33, 2100}, {290, 49, 1056}, {545, 64, 512}, {96, 32, 512},
+                                 {64, 80, 256},   {10, 100, 17000}};
     compute_thread_init();
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         compare(shapes[i][0], shapes[i][1], shapes[i][2], i % 2 == 1, 500 + i);
@@ -60,10 +62,10 @@ static void test_peak_counts_its_work(void **state)
     (void)state;
     float sink = 1.0f;
     assert_true(peak_amx(3, &sink) == 3.0 * 4 * 16 * 16 * 32 * 2);
-    assert_true(sink == 0.0f);
+    assert_true(sink != 1.0f && isfinite(sink));
     sink = 1.0f;
     assert_true(peak_amx_loads(3, &sink) == 3.0 * 4 * 16 * 16 * 32 * 2);
-    assert_true(sink == 0.0f);
+    assert_true(sink != 1.0f && isfinite(sink));
 }
 
 int main(void)

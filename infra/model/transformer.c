@@ -7,9 +7,11 @@
 #include "infra/base/memory.h"
 #include "infra/model/activations.h"
 
-#define HEAD_LOGITS_MAX (1 << 20) /* aim: elements of the logits buffer */
-#define HEAD_ROWS_MIN   64
-#define HEAD_ROWS_MAX   256
+/* Rows of the head at once: the aim, in elements of the logits buffer, and its bounds. In training
+ * a chunk reads and writes the whole gradient of the head's weight, hence more rows. */
+static const struct head_rows {
+    int64_t logits, least, most;
+} head_rows_decode = {1 << 20, 64, 256}, head_rows_training = {1 << 24, 256, 1024};
 
 #define THREADS_MAX          64
 #define SHARED_BYTES_MAX     (16u << 20) /* weights that every thread may stream by itself */
@@ -119,13 +121,13 @@ static void plan_backward(struct plan *plan, struct transformer *t, enum dtype d
     b->head_entropy = plan_floats(plan, t->head_rows, 1);
 }
 
-static int32_t choose_head_rows(int64_t vocab, int32_t max_rows)
+static int32_t choose_head_rows(const struct head_rows *aim, int64_t vocab, int32_t max_rows)
 {
-    int64_t rows = HEAD_LOGITS_MAX / vocab / 32 * 32;
-    if (rows < HEAD_ROWS_MIN)
-        rows = HEAD_ROWS_MIN;
-    if (rows > HEAD_ROWS_MAX)
-        rows = HEAD_ROWS_MAX;
+    int64_t rows = aim->logits / vocab / 32 * 32;
+    if (rows < aim->least)
+        rows = aim->least;
+    if (rows > aim->most)
+        rows = aim->most;
     return rows < max_rows ? (int32_t)rows : max_rows;
 }
 
@@ -145,7 +147,9 @@ static size_t plan_transformer(struct transformer *t, char *base)
     t->qkv = t->query + 2 * t->kv;
     t->intermediate = config->intermediate_size;
     t->vocab = config->vocab_size;
-    t->head_rows = choose_head_rows(t->vocab, t->max_rows);
+    t->head_rows =
+        choose_head_rows(t->keep == ACTIVATIONS_NONE ? &head_rows_decode : &head_rows_training,
+                         t->vocab, t->max_rows);
     plan_layers(&plan, t, act);
     t->final_norm = plan_take(&plan, (size_t)rows * (size_t)t->hidden * act);
     if (t->keep != ACTIVATIONS_NONE)

@@ -87,6 +87,16 @@ void *memory_map(size_t bytes)
     return block;
 }
 
+void memory_populate(void *block, size_t bytes)
+{
+#ifdef MADV_POPULATE_WRITE
+    (void)madvise(block, bytes, MADV_POPULATE_WRITE); /* advice: an older kernel does not know it */
+#else
+    (void)block;
+    (void)bytes;
+#endif
+}
+
 void memory_unmap(void *block, size_t bytes)
 {
     if (block)

@@ -16,6 +16,8 @@ void memory_free(void *block); /* NULL is fine */
 
 /* Zeroed pages from mmap with transparent huge pages advised; for weights and caches. */
 void *memory_map(size_t bytes);
+/* Asks for the block's pages now rather than at first use. Its values stay as they are. */
+void memory_populate(void *block, size_t bytes);
 void memory_unmap(void *block, size_t bytes);
 
 #define MEMORY_NEW(type)          ((type *)memory_alloc(1, sizeof(type)))

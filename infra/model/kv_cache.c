@@ -43,6 +43,9 @@ int kv_cache_create(struct kv_cache **result, const struct model_config *config,
     cache->block_bytes = block_bytes_of(config, dtype);
     cache->keys = memory_map(half_bytes(cache));
     cache->values = memory_map(half_bytes(cache));
+    /* Decoding would meet a page of its sequences at a time. */
+    memory_populate(cache->keys, half_bytes(cache));
+    memory_populate(cache->values, half_bytes(cache));
     cache->references = MEMORY_ARRAY(int32_t, block_count);
     cache->policy_versions = MEMORY_ARRAY(int64_t, block_count);
     cache->free_blocks = MEMORY_ARRAY(int32_t, block_count);

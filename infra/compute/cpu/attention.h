@@ -72,13 +72,30 @@ static inline void kv_store_head(const struct kv_store_job *job, int64_t row, in
                   vec_load_up_to(v + d, dim - d), dim - d);
 }
 
+/* A key of one row lies in as many cache lines as it has dimensions: asks for them. */
+static inline void kv_store_prefetch(const struct kv_store_job *job, int64_t row, int32_t head)
+{
+    const struct attention_kv *kv = job->kv;
+    int64_t bytes = kv->dtype == DTYPE_BF16 ? 2 : 4;
+    const char *key =
+        (const char *)kv_block(kv, kv->keys, job->block_ids[row], head) + job->offsets[row] * bytes;
+    for (int64_t d = 0; d < kv->head_dim; d++)
+        __builtin_prefetch(key + d * ATTENTION_BLOCK_TOKENS * bytes, 1);
+}
+
 static inline void kv_store_rows(void *context, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const struct kv_store_job *job = context;
+    int32_t heads = job->kv->kv_heads;
     for (int64_t row = begin; row < end; row++)
-        for (int32_t head = 0; head < job->kv->kv_heads; head++)
+        for (int32_t head = 0; head < heads; head++) {
+            if (head + 1 < heads)
+                kv_store_prefetch(job, row, head + 1);
+            else if (row + 1 < end)
+                kv_store_prefetch(job, row + 1, 0);
             kv_store_head(job, row, head);
+        }
 }
 
 static inline void kv_store(struct parallel *pool, const struct attention_kv *kv, int64_t rows,

@@ -36,7 +36,7 @@
 #define ITEM_ROWS_MAX       512
 #define DEPTH_BLOCKS        32 /* of k that are packed at once, at least */
 #define CHUNK_BLOCKS        16 /* 32 KiB of B in the first-level cache */
-#define CHUNK_BLOCKS_FEW    8  /* up to FEW_BLOCKS row blocks: the next chunk is fetched into it */
+#define CHUNK_BLOCKS_FEW    8  /* up to FEW_BLOCKS row blocks: less time to fetch the next */
 #define FEW_BLOCKS          4
 #define ROWS_PER_THREAD_MIN 128
 #define AMX_GRAIN_FMAS      262144
@@ -93,15 +93,11 @@ static void configure(int rows0, int rows1)
 #define C_LOAD(tile, offset)  TILE_LOAD_STREAM(tile, from + (offset), from_row)
 #define C_STORE(tile, offset) TILE_STORE(tile, to + (offset), to_row)
 
-/* `lines` cache lines a step of what the next strip reads, into the cache that `near` says. */
-STRIP_INLINE const char *prefetch_lines(const char *next, int64_t lines, bool near)
+/* `lines` cache lines of what the next strip reads: on their way to the second-level cache. */
+STRIP_INLINE const char *prefetch_lines(const char *next, int64_t lines)
 {
-    for (int64_t line = 0; line < lines; line++) {
-        if (near)
-            __builtin_prefetch(next + line * LINE_BYTES, 0, 3);
-        else
-            __builtin_prefetch(next + line * LINE_BYTES, 0, 2);
-    }
+    for (int64_t line = 0; line < lines; line++)
+        __builtin_prefetch(next + line * LINE_BYTES, 0, 2);
     return next + lines * LINE_BYTES;
 }
 
@@ -120,7 +116,7 @@ STRIP_INLINE const char *prefetch_lines(const char *next, int64_t lines, bool ne
 
 /* A finished tile is stored and the next block's loaded in turns: products start again before all
  * are stored. */
-STRIP_INLINE void run_2x2(const struct amx_strip *strip, bool near)
+static void run_2x2(const struct amx_strip *strip)
 {
     float *from = strip->from.at, *to = strip->to.at;
     int64_t from_row = strip->from.row * 4, to_row = strip->to.row * 4;
@@ -151,7 +147,7 @@ STRIP_INLINE void run_2x2(const struct amx_strip *strip, bool near)
             next = (const char *)(strip->next + strip->b_panel);
         for (int64_t kb = 0; kb < strip->k_blocks; kb++, a += strip->a_step, b += TILE_VALUES) {
             STEP_2X2(TILE_LOAD);
-            next = prefetch_lines(next, lines, near);
+            next = prefetch_lines(next, lines);
         }
         if (block + 1 == strip->blocks)
             break;
@@ -181,16 +177,6 @@ STRIP_INLINE void run_2x2(const struct amx_strip *strip, bool near)
     C_STORE(5, to_panel);
     C_STORE(6, to_group);
     C_STORE(7, to_group + to_panel);
-}
-
-static void run_2x2_far(const struct amx_strip *strip)
-{
-    run_2x2(strip, false);
-}
-
-static void run_2x2_near(const struct amx_strip *strip)
-{
-    run_2x2(strip, true);
 }
 
 /* One row block that reads B once. */
@@ -374,12 +360,7 @@ static void run_chunk(struct amx_item *item, struct amx_strip *strip)
     if (whole > 0) {
         configure_item(item, TILE_ROWS, TILE_ROWS);
         strip->blocks = whole;
-        if (item->rows <= BLOCK_ROWS)
-            run_2x2_once(strip);
-        else if (whole <= FEW_BLOCKS)
-            run_2x2_near(strip);
-        else
-            run_2x2_far(strip);
+        (item->rows <= BLOCK_ROWS ? run_2x2_once : run_2x2)(strip);
     }
     if (left == 0)
         return;

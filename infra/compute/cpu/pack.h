@@ -11,8 +11,10 @@
 
 #define PANEL_COLUMNS     16
 #define BF16_BLOCK_K      32
-#define TRANSPOSE_TILE    16
+#define TRANSPOSE_ROWS    32 /* of the input: whole cache lines of 2-byte output */
+#define TRANSPOSE_COLUMNS 16
 #define PACK_GRAIN_VALUES 16384
+#define PACK_PANELS       8 /* 256 bytes of a row */
 
 struct pack_job {
     enum dtype dtype;
@@ -128,7 +130,27 @@ static inline void pack_pair(const bf16 *even, const bf16 *odd, int64_t columns,
     }
 }
 
-/* One panel of bf16: [k / 2][16][2], k padded with zeros to 32. */
+/* `count` panels of a bf16 [k][n] side by side: a row's columns are read once, since rows a power
+ * of two apart share cache sets and would not be there the next time. */
+static inline void pack_rows_bf16(const struct pack_job *job, int64_t panel, int64_t count)
+{
+    int64_t k_padded = round_up(job->k, BF16_BLOCK_K), panel_values = PANEL_COLUMNS * k_padded;
+    bf16 *out = (bf16 *)job->packed + panel * panel_values;
+    for (int64_t k = 0; k < job->k; k += 2)
+        for (int64_t p = 0; p < count; p++) {
+            int64_t column = (panel + p) * PANEL_COLUMNS;
+            const bf16 *even = (const bf16 *)job->source + k * job->ldb + column;
+            pack_pair(even, k + 1 < job->k ? even + job->ldb : NULL,
+                      at_most(job->n - column, PANEL_COLUMNS),
+                      out + p * panel_values + k * PANEL_COLUMNS);
+        }
+    int64_t done = round_up(job->k, 2);
+    for (int64_t p = 0; p < count; p++)
+        memset(out + p * panel_values + done * PANEL_COLUMNS, 0,
+               (size_t)(k_padded - done) * PANEL_COLUMNS * sizeof *out);
+}
+
+/* One panel of a bf16 [n][k]: [k / 2][16][2], k padded with zeros to 32. */
 static inline void pack_panel_bf16(const struct pack_job *job, int64_t panel)
 {
     int64_t column = panel * PANEL_COLUMNS, k_padded = round_up(job->k, BF16_BLOCK_K);
@@ -137,14 +159,6 @@ static inline void pack_panel_bf16(const struct pack_job *job, int64_t panel)
     const bf16 *source = job->source;
     memset(out + job->k / 2 * 2 * PANEL_COLUMNS, 0,
            (size_t)(k_padded - job->k / 2 * 2) * PANEL_COLUMNS * sizeof *out);
-    if (!job->b_is_nk) {
-        for (int64_t k = 0; k < job->k; k += 2) {
-            const bf16 *even = source + k * job->ldb + column;
-            pack_pair(even, k + 1 < job->k ? even + job->ldb : NULL, columns,
-                      out + k * PANEL_COLUMNS);
-        }
-        return;
-    }
     int64_t whole = columns == PANEL_COLUMNS ? job->k / 8 * 8 : 0; /* pairs are 4 bytes */
     transpose_panel(source + column * job->ldb, job->ldb * 2, whole / 2, out);
     for (int64_t c = 0; c < PANEL_COLUMNS; c++) {
@@ -159,10 +173,15 @@ static inline void pack_panels(void *context, int64_t begin, int64_t end, int th
     (void)thread;
     const struct pack_job *job = context;
     for (int64_t panel = begin; panel < end; panel++) {
-        if (job->dtype == DTYPE_BF16)
-            pack_panel_bf16(job, panel);
-        else
+        if (job->dtype == DTYPE_F32) {
             pack_panel_f32(job, panel);
+        } else if (job->b_is_nk) {
+            pack_panel_bf16(job, panel);
+        } else {
+            int64_t count = at_most(end - panel, PACK_PANELS);
+            pack_rows_bf16(job, panel, count);
+            panel += count - 1;
+        }
     }
 }
 
@@ -186,9 +205,9 @@ struct transpose_job {
 static inline void transpose_tile_4(const uint32_t *in, int64_t ld_in, uint32_t *out,
                                     int64_t ld_out, int64_t rows, int64_t columns)
 {
-    if (rows == TRANSPOSE_TILE && columns == TRANSPOSE_TILE) {
-        for (int64_t r = 0; r < rows; r += 4)
-            for (int64_t c = 0; c < columns; c += 4)
+    if (rows == TRANSPOSE_ROWS && columns == TRANSPOSE_COLUMNS) {
+        for (int64_t c = 0; c < columns; c += 4)
+            for (int64_t r = 0; r < rows; r += 4)
                 transpose_4x4(in + r * ld_in + c, ld_in * 4, out + c * ld_out + r, ld_out * 4);
         return;
     }
@@ -200,9 +219,9 @@ static inline void transpose_tile_4(const uint32_t *in, int64_t ld_in, uint32_t 
 static inline void transpose_tile_2(const uint16_t *in, int64_t ld_in, uint16_t *out,
                                     int64_t ld_out, int64_t rows, int64_t columns)
 {
-    if (rows == TRANSPOSE_TILE && columns == TRANSPOSE_TILE) {
-        for (int64_t r = 0; r < rows; r += 8)
-            for (int64_t c = 0; c < columns; c += 8)
+    if (rows == TRANSPOSE_ROWS && columns == TRANSPOSE_COLUMNS) {
+        for (int64_t c = 0; c < columns; c += 8)
+            for (int64_t r = 0; r < rows; r += 8)
                 transpose_8x8(in + r * ld_in + c, ld_in * 2, out + c * ld_out + r, ld_out * 2);
         return;
     }
@@ -211,16 +230,18 @@ static inline void transpose_tile_2(const uint16_t *in, int64_t ld_in, uint16_t 
             out[c * ld_out + r] = in[r * ld_in + c];
 }
 
-/* Items are bands of TRANSPOSE_TILE input columns (output rows). */
+/* Items are bands of TRANSPOSE_COLUMNS input columns (output rows). An output line is finished
+ * before the next is begun: lines of rows a power of two apart share cache sets and would not wait.
+ */
 static inline void transpose_bands(void *context, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const struct transpose_job *job = context;
-    for (int64_t column = begin * TRANSPOSE_TILE;
-         column < at_most(end * TRANSPOSE_TILE, job->columns); column += TRANSPOSE_TILE) {
-        int64_t columns = at_most(job->columns - column, TRANSPOSE_TILE);
-        for (int64_t row = 0; row < job->rows; row += TRANSPOSE_TILE) {
-            int64_t rows = at_most(job->rows - row, TRANSPOSE_TILE);
+    for (int64_t column = begin * TRANSPOSE_COLUMNS;
+         column < at_most(end * TRANSPOSE_COLUMNS, job->columns); column += TRANSPOSE_COLUMNS) {
+        int64_t columns = at_most(job->columns - column, TRANSPOSE_COLUMNS);
+        for (int64_t row = 0; row < job->rows; row += TRANSPOSE_ROWS) {
+            int64_t rows = at_most(job->rows - row, TRANSPOSE_ROWS);
             if (job->bytes == 4)
                 transpose_tile_4((const uint32_t *)job->in + row * job->ld_in + column, job->ld_in,
                                  (uint32_t *)job->out + column * job->ld_out + row, job->ld_out,
@@ -238,8 +259,8 @@ static inline void transpose(struct parallel *pool, enum dtype dtype, int64_t ro
 {
     HONE_ASSERT(dtype == DTYPE_BF16 || dtype == DTYPE_F32);
     struct transpose_job job = {dtype_bytes(dtype), rows, columns, ld_in, ld_out, in, out};
-    int64_t bands = (columns + TRANSPOSE_TILE - 1) / TRANSPOSE_TILE;
-    parallel_for(pool, bands, grain_of(rows * TRANSPOSE_TILE), transpose_bands, &job);
+    int64_t bands = (columns + TRANSPOSE_COLUMNS - 1) / TRANSPOSE_COLUMNS;
+    parallel_for(pool, bands, grain_of(rows * TRANSPOSE_COLUMNS), transpose_bands, &job);
 }
 
 #endif

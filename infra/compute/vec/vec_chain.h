@@ -15,8 +15,12 @@
 #else
 #define CHAIN_UNROLL
 #endif
-#define CHAIN_ROWS   (VEC_REGISTERS >= 32 ? 8 : 4)
-#define CHAIN_INLINE static inline __attribute__((always_inline))
+/* A tile of so many rows and vectors: with two, a factor read from memory serves both. */
+#define CHAIN_ROWS    (VEC_REGISTERS >= 32 ? 8 : 4)
+#define CHAIN_COLUMNS (VEC_REGISTERS >= 32 ? 2 : 1)
+#define CHAIN_INLINE  static inline __attribute__((always_inline))
+/* Hides where a pointer comes from, so that the compiler does not derive others from it. */
+#define CHAIN_KEEP(pointer) __asm__("" : "+r"(pointer))
 
 enum chain_start {
     CHAIN_FROM_ZERO,  /* +0 */
@@ -39,7 +43,7 @@ struct chains {
 CHAIN_INLINE void chain_tile(const struct chains *c, enum dtype dtype, enum chain_start start,
                              int rows, int columns, int64_t row, int64_t column)
 {
-    struct vec acc[CHAIN_ROWS], b[4];
+    struct vec acc[CHAIN_ROWS * CHAIN_COLUMNS], b[4];
     float *out = c->out + row * c->ldo + column;
     CHAIN_UNROLL for (int r = 0; r < rows; r++)
     {
@@ -52,8 +56,14 @@ CHAIN_INLINE void chain_tile(const struct chains *c, enum dtype dtype, enum chai
                 *to = vec_mul(*to, vec_set1(c->factor[row + r]));
         }
     }
-    const float *a = c->a + row * c->a_row;
+    /* Rows 3 i, 3 i + 1, 3 i + 2 are a[i] plus none, one and two of a_row: addresses an instruction
+     * can have. A pointer or an offset for every row would not fit the integer registers. */
+    const float *a[(CHAIN_ROWS + 2) / 3];
     int64_t a_row = c->a_row, a_step = c->a_step, ldb = c->ldb, end = c->end;
+    CHAIN_UNROLL for (int r = 0; r < rows; r += 3)
+    {
+        a[r / 3] = c->a + (row + r) * a_row + c->begin * a_step;
+    }
     for (int64_t k = c->begin; k < end; k++) {
         CHAIN_UNROLL for (int i = 0; i < columns; i++)
         {
@@ -61,11 +71,16 @@ CHAIN_INLINE void chain_tile(const struct chains *c, enum dtype dtype, enum chai
         }
         CHAIN_UNROLL for (int r = 0; r < rows; r++)
         {
-            struct vec factor = vec_set1(a[r * a_row + k * a_step]);
+            struct vec factor = vec_set1(a[r / 3][r % 3 * a_row]);
             CHAIN_UNROLL for (int i = 0; i < columns; i++)
             {
                 acc[r * columns + i] = vec_fma(factor, b[i], acc[r * columns + i]);
             }
+        }
+        CHAIN_UNROLL for (int r = 0; r < rows; r += 3)
+        {
+            a[r / 3] += a_step;
+            CHAIN_KEEP(a[r / 3]);
         }
     }
     CHAIN_UNROLL for (int r = 0; r < rows; r++)
@@ -82,9 +97,13 @@ CHAIN_INLINE void chains_run(const struct chains *c, enum dtype dtype, enum chai
                              int64_t rows, int64_t width)
 {
     int64_t row = 0;
-    for (; row + CHAIN_ROWS <= rows; row += CHAIN_ROWS)
-        for (int64_t column = 0; column < width; column += VEC_LANES)
+    for (; row + CHAIN_ROWS <= rows; row += CHAIN_ROWS) {
+        int64_t column = 0;
+        for (; column + CHAIN_COLUMNS * VEC_LANES <= width; column += CHAIN_COLUMNS * VEC_LANES)
+            chain_tile(c, dtype, start, CHAIN_ROWS, CHAIN_COLUMNS, row, column);
+        if (column < width)
             chain_tile(c, dtype, start, CHAIN_ROWS, 1, row, column);
+    }
     for (; row + 2 <= rows; row += 2) {
         int64_t column = 0;
         for (; column + 2 * VEC_LANES <= width; column += 2 * VEC_LANES)

@@ -27,7 +27,7 @@ static const char *const isa_names[CPU_ISA_COUNT] = {
 };
 
 static bool available[CPU_ISA_COUNT];
-static struct backend_ops table_amx; /* the AVX-512 table with a bf16 gemm of its own */
+static struct backend_ops table_amx; /* the AVX-512 table with bf16 matmuls of its own */
 static pthread_once_t detected = PTHREAD_ONCE_INIT;
 
 size_t gemm_packed_bytes(enum dtype dtype, int64_t n, int64_t k)
@@ -42,10 +42,25 @@ static void gemm_amx(struct parallel *pool, enum dtype dtype, int64_t m, int64_t
                      const void *a, int64_t lda, const void *packed, float *c, int64_t ldc,
                      bool accumulate)
 {
+    const struct amx_a operand = {AMX_A_BF16, a, lda};
     if (dtype == DTYPE_BF16)
-        gemm_amx_bf16(pool, m, n, k, a, lda, packed, c, ldc, accumulate);
+        gemm_amx_bf16(pool, m, n, k, &operand, packed, c, ldc, accumulate);
     else
         table_avx512.gemm(pool, dtype, m, n, k, a, lda, packed, c, ldc, accumulate);
+}
+
+static void linear_backward_amx(struct parallel *pool, enum dtype dtype, int64_t rows, int64_t in,
+                                int64_t out, const float *dy, const void *x,
+                                const void *transposed_weight, float *dx, float *dweight,
+                                const struct linear_workspace *workspace)
+{
+    if (dtype != DTYPE_BF16) {
+        table_avx512.linear_backward(pool, dtype, rows, in, out, dy, x, transposed_weight, dx,
+                                     dweight, workspace);
+        return;
+    }
+    linear_backward_amx_bf16(pool, rows, in, out, dy, x, transposed_weight, dx, dweight,
+                             workspace->packed);
 }
 
 static unsigned long long read_xcr0(void)
@@ -82,6 +97,7 @@ static void detect(void)
     table_amx = table_avx512;
     table_amx.name = isa_names[CPU_ISA_AMX];
     table_amx.gemm = gemm_amx;
+    table_amx.linear_backward = linear_backward_amx;
 }
 
 bool cpu_isa_available(enum cpu_isa isa)

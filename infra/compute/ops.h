@@ -79,6 +79,13 @@ struct adamw_vectors {
     enum dtype values_dtype;
 };
 
+/* Memory for linear_backward; some tables need less of it. */
+struct linear_workspace {
+    void *cast;       /* act [rows, out]; not for fp32 */
+    void *transposed; /* act [out, rows rounded up to 32] */
+    void *packed;     /* gemm_packed_bytes(dtype, in, rows) */
+};
+
 struct backend_ops {
     const char *name; /* "scalar", "avx2", "avx512", "amx" */
 
@@ -95,6 +102,15 @@ struct backend_ops {
     /* out[c][r] = in[r][c] (for dW: rows become the k axis); dtype bf16 or fp32. */
     void (*transpose)(struct parallel *pool, enum dtype dtype, int64_t rows, int64_t columns,
                       const void *in, int64_t ld_in, void *out, int64_t ld_out);
+
+    /* Gradients of y = x W^T: dx [rows, in] = dy W (NULL: not wanted) and dweight [out, in] += dy^T
+     * x, with dy fp32 [rows, out], rounded to act; x act [rows, in]; transposed_weight the packed W
+     * for dx. As cast, transpose, gemm_pack and gemm would give them, dweight over rows ascending.
+     */
+    void (*linear_backward)(struct parallel *pool, enum dtype dtype, int64_t rows, int64_t in,
+                            int64_t out, const float *dy, const void *x,
+                            const void *transposed_weight, float *dx, float *dweight,
+                            const struct linear_workspace *workspace);
 
     /* ---- element-wise ---- */
     void (*cast)(struct parallel *pool, int64_t count, enum dtype from, const void *in,

@@ -106,6 +106,22 @@ static void run_transpose(struct exercise *e)
     record_act(e, out, rows * columns);
 }
 
+static void run_linear(struct exercise *e)
+{
+    int64_t rows = draw_size(e, 1, 70), in = draw_size(e, 1, 70), out = draw_size(e, 1, 70);
+    size_t value = dtype_bytes(e->dtype), count = (size_t)out * (size_t)(rows + 31);
+    struct linear_workspace workspace = {zeros(e, count * value), zeros(e, count * value), NULL};
+    workspace.packed = zeros(e, gemm_packed_bytes(e->dtype, in, rows));
+    float *dy = draw_floats(e, rows * out, 1.0f), *dx = draw_floats(e, rows * in, 1.0f);
+    float *dweight = draw_floats(e, out * in, 1.0f);
+    void *x = draw_act(e, rows * in, 1.0f), *weight = draw_act(e, out * in, 1.0f);
+    void *packed = zeros(e, gemm_packed_bytes(e->dtype, in, out));
+    e->ops->gemm_pack(NULL, e->dtype, in, out, weight, in, false, packed);
+    e->ops->linear_backward(NULL, e->dtype, rows, in, out, dy, x, packed, dx, dweight, &workspace);
+    record(e, dx, rows * in);
+    record(e, dweight, out * in);
+}
+
 static void run_elementwise(struct exercise *e)
 {
     int64_t count = draw_size(e, 1, 400);
@@ -268,6 +284,7 @@ static const struct {
 } cases[] = {
     {"gemm", run_gemm},
     {"transpose", run_transpose},
+    {"linear", run_linear},
     {"elementwise", run_elementwise},
     {"adamw", run_adamw},
     {"embed", run_embed},

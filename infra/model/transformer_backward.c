@@ -17,31 +17,15 @@ struct backward {
     float *gradient;
 };
 
-/* dy in the activation dtype: itself in fp32. */
-static const void *cast_gradient(const struct backward *b, int64_t count, const float *dy)
-{
-    void *cast = b->transformer->backward.cast;
-    if (b->model->dtype == DTYPE_F32)
-        return dy;
-    b->ops->cast(b->pool, count, DTYPE_F32, dy, b->model->dtype, cast);
-    return cast;
-}
-
 /* For y = x W^T over `rows` rows: gradient of W += dy^T x, and dx = dy W (overwritten). */
 static void linear_backward(const struct backward *b, const struct operand *weight, int64_t rows,
                             const float *dy, const void *x, float *dx)
 {
     const struct backward_buffers *buffers = &b->transformer->backward;
-    enum dtype dtype = b->model->dtype;
-    int64_t out = weight->out, in = weight->in;
-    int64_t padded = (rows + 31) / 32 * 32;
-    const void *dy_act = cast_gradient(b, rows * out, dy);
-    b->ops->gemm(b->pool, dtype, rows, in, out, dy_act, out, weight->packed_transposed, dx, in,
-                 false);
-    b->ops->transpose(b->pool, dtype, rows, out, dy_act, out, buffers->transposed, padded);
-    b->ops->gemm_pack(b->pool, dtype, in, rows, x, in, false, buffers->packed);
-    b->ops->gemm(b->pool, dtype, out, in, rows, buffers->transposed, padded, buffers->packed,
-                 b->gradient + weight->offset, in, true);
+    const struct linear_workspace workspace = {buffers->cast, buffers->transposed, buffers->packed};
+    b->ops->linear_backward(b->pool, b->model->dtype, rows, weight->in, weight->out, dy, x,
+                            weight->packed_transposed, dx, b->gradient + weight->offset,
+                            &workspace);
 }
 
 static void norm_backward(const struct backward *b, int64_t weight, const float *x,

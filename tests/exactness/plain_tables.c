@@ -85,6 +85,30 @@ static void multiply(enum order order, enum dtype dtype, int64_t m, int64_t n, i
         }
 }
 
+typedef void (*gemm_function)(struct parallel *pool, enum dtype dtype, int64_t m, int64_t n,
+                              int64_t k, const void *a, int64_t lda, const void *packed, float *c,
+                              int64_t ldc, bool accumulate);
+
+/* The gradients of a linear layer with one of the matmuls below. */
+static void linear_plain(gemm_function gemm, enum dtype dtype, int64_t rows, int64_t in,
+                         int64_t out, const float *dy, const void *x, const void *transposed_weight,
+                         float *dx, float *dweight, const struct linear_workspace *workspace)
+{
+    size_t bytes = dtype_bytes(dtype);
+    const void *act = dtype == DTYPE_F32 ? (const void *)dy : workspace->cast;
+    for (int64_t i = 0; i < rows * out && dtype == DTYPE_BF16; i++)
+        ((bf16 *)workspace->cast)[i] = bf16_from_f32(dy[i]);
+    if (dx != NULL)
+        gemm(NULL, dtype, rows, in, out, act, out, transposed_weight, dx, in, false);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < out; c++)
+            memcpy((char *)workspace->transposed + (size_t)(c * rows + r) * bytes,
+                   (const char *)act + (size_t)(r * out + c) * bytes, bytes);
+    pack_plain(NULL, dtype, in, rows, x, in, false, workspace->packed);
+    gemm(NULL, dtype, out, in, rows, workspace->transposed, rows, workspace->packed, dweight, in,
+         true);
+}
+
 #define PLAIN_GEMM(name, order)                                                                    \
     static void name(struct parallel *pool, enum dtype dtype, int64_t m, int64_t n, int64_t k,     \
                      const void *a, int64_t lda, const void *packed, float *c, int64_t ldc,        \
@@ -92,6 +116,15 @@ static void multiply(enum order order, enum dtype dtype, int64_t m, int64_t n, i
     {                                                                                              \
         (void)pool;                                                                                \
         multiply(order, dtype, m, n, k, a, lda, packed, c, ldc, accumulate);                       \
+    }                                                                                              \
+    static void name##_backward(struct parallel *pool, enum dtype dtype, int64_t rows, int64_t in, \
+                                int64_t out, const float *dy, const void *x,                       \
+                                const void *transposed_weight, float *dx, float *dweight,          \
+                                const struct linear_workspace *workspace)                          \
+    {                                                                                              \
+        (void)pool;                                                                                \
+        linear_plain(name, dtype, rows, in, out, dy, x, transposed_weight, dx, dweight,            \
+                     workspace);                                                                   \
     }
 
 PLAIN_GEMM(gemm_contract, ORDER_CONTRACT)
@@ -206,18 +239,22 @@ struct backend_ops exact_table_plain(const struct backend_ops *base, enum exact_
     case EXACT_BY_THE_CONTRACT:
         table.name = "plain loops";
         table.gemm = gemm_contract;
+        table.linear_backward = gemm_contract_backward;
         break;
     case EXACT_SPLIT_K:
         table.name = "split-k";
         table.gemm = gemm_split_k;
+        table.linear_backward = gemm_split_k_backward;
         break;
     case EXACT_PAIR_ORDER:
         table.name = "the order of the AVX-512 bf16 instruction";
         table.gemm = gemm_pairs;
+        table.linear_backward = gemm_pairs_backward;
         break;
     case EXACT_SPLIT_K_FEW_ROWS:
         table.name = "split-k for few rows";
         table.gemm = gemm_few_rows;
+        table.linear_backward = gemm_few_rows_backward;
         break;
     }
     table.gemm_pack = pack_plain;

@@ -22,9 +22,10 @@ struct product {
     struct parallel *pool;
     enum dtype dtype;
     int64_t m, size;
-    void *x, *dy;          /* [m, size] */
+    void *x;               /* [m, size] */
+    float *dy;             /* [m, size] */
     void *weight, *packed; /* [size, size] */
-    void *transposed, *packed_x;
+    void *cast, *transposed, *packed_x;
     float *out, *gradient; /* [m, size], [size, size] */
 };
 
@@ -47,13 +48,10 @@ static void run_free(void *context, int64_t rounds)
 static void run_gradient(void *context, int64_t rounds)
 {
     const struct product *p = context;
-    int64_t padded = (p->m + 31) / 32 * 32;
-    for (int64_t i = 0; i < rounds; i++) {
-        p->ops->transpose(p->pool, p->dtype, p->m, p->size, p->dy, p->size, p->transposed, padded);
-        p->ops->gemm_pack(p->pool, p->dtype, p->size, p->m, p->x, p->size, false, p->packed_x);
-        p->ops->gemm(p->pool, p->dtype, p->size, p->size, p->m, p->transposed, padded, p->packed_x,
-                     p->gradient, p->size, true);
-    }
+    const struct linear_workspace workspace = {p->cast, p->transposed, p->packed_x};
+    for (int64_t i = 0; i < rounds; i++)
+        p->ops->linear_backward(p->pool, p->dtype, p->m, p->size, p->size, p->dy, p->x, NULL, NULL,
+                                p->gradient, &workspace);
 }
 
 static void *random_values(enum dtype dtype, int64_t count, uint32_t stream)
@@ -75,10 +73,11 @@ static void product_init(struct product *p, int64_t size, int64_t m_max)
     size_t value = dtype_bytes(p->dtype), m_padded = (size_t)(m_max + 31) / 32 * 32;
     p->size = size;
     p->x = random_values(p->dtype, m_max * size, 0);
-    p->dy = random_values(p->dtype, m_max * size, 1);
+    p->dy = random_values(DTYPE_F32, m_max * size, 1);
     p->weight = random_values(p->dtype, size * size, 2);
     p->packed = memory_map(gemm_packed_bytes(p->dtype, size, size));
     p->packed_x = memory_map(gemm_packed_bytes(p->dtype, size, m_max));
+    p->cast = memory_map((size_t)(m_max * size) * value);
     p->transposed = memory_map((size_t)size * m_padded * value);
     p->out = memory_map((size_t)(m_max * size) * sizeof *p->out);
     p->gradient = memory_map((size_t)(size * size) * sizeof *p->gradient);
@@ -89,10 +88,11 @@ static void product_release(struct product *p, int64_t m_max)
     size_t value = dtype_bytes(p->dtype), m_padded = (size_t)(m_max + 31) / 32 * 32;
     size_t size = (size_t)p->size;
     memory_unmap(p->x, (size_t)m_max * size * value);
-    memory_unmap(p->dy, (size_t)m_max * size * value);
+    memory_unmap(p->dy, (size_t)m_max * size * sizeof *p->dy);
     memory_unmap(p->weight, size * size * value);
     memory_unmap(p->packed, gemm_packed_bytes(p->dtype, p->size, p->size));
     memory_unmap(p->packed_x, gemm_packed_bytes(p->dtype, p->size, m_max));
+    memory_unmap(p->cast, (size_t)m_max * size * value);
     memory_unmap(p->transposed, size * m_padded * value);
     memory_unmap(p->out, (size_t)m_max * size * sizeof *p->out);
     memory_unmap(p->gradient, size * size * sizeof *p->gradient);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "infra/base/assert.h"
+#include "infra/compute/cpu/pack.h"
 #include "infra/compute/cpu/tile.h"
 
 /* Tiles of the wide kernel: 0, 1 = A (two groups of 16 rows), 2, 3 = B (two panels), 4..7 = C:
@@ -47,8 +48,7 @@
 
 struct amx_job {
     int64_t m, n, k, k_blocks;
-    const bf16 *a;
-    int64_t lda;
+    struct amx_a a;
     const bf16 *packed;
     float *c;
     int64_t ldc;
@@ -265,30 +265,91 @@ static void run_1x4(const struct amx_strip *strip)
     C_STORE(7, 3 * PANEL);
 }
 
-/* Rows of A from k block `k_block` on as [row block][k block][two groups][16 rows][32]. */
+/* A row group's tile in the packed A, [row block][k block][two groups][16 rows][32]. */
+static bf16 *packed_tile(bf16 *packed, int64_t k_blocks, int64_t row, int64_t kb)
+{
+    return packed + row / BLOCK_ROWS * k_blocks * 2 * TILE_VALUES + kb * 2 * TILE_VALUES +
+           row % BLOCK_ROWS / TILE_ROWS * TILE_VALUES;
+}
+
+/* `left` values, less than a row of a tile, and zeros. */
+static void pack_part(const struct amx_a *a, int64_t at, int64_t left, bf16 *to)
+{
+    memset(to, 0, TILE_ROW_BYTES);
+    for (int64_t i = 0; i < left; i++)
+        to[i] = a->kind == AMX_A_BF16 ? ((const bf16 *)a->values)[at + i]
+                                      : bf16_from_f32(((const float *)a->values)[at + i]);
+}
+
+static void pack_whole(const struct amx_a *a, int64_t at, bf16 *to)
+{
+    if (a->kind == AMX_A_BF16) {
+        memcpy(to, (const bf16 *)a->values + at, TILE_ROW_BYTES);
+        return;
+    }
+    const float *from = (const float *)a->values + at;
+    vec_store_bf16(to, vec_load(from));
+    vec_store_bf16(to + VEC_LANES, vec_load(from + VEC_LANES));
+}
+
+/* `count` rows of A, at most a group's, from k block `k_block` on. */
+static void pack_group(const struct amx_job *job, int64_t row, int64_t count, int64_t k_block,
+                       int64_t k_blocks, bf16 *out)
+{
+    int64_t first = row * job->a.lda + k_block * BLOCK_K;
+    for (int64_t kb = 0; kb < k_blocks; kb++) {
+        int64_t left = job->k - (k_block + kb) * BLOCK_K;
+        for (int64_t r = 0; r < count; r++) {
+            int64_t at = first + r * job->a.lda + kb * BLOCK_K;
+            bf16 *to = out + kb * 2 * TILE_VALUES + r * BLOCK_K;
+            if (left >= BLOCK_K)
+                pack_whole(&job->a, at, to);
+            else
+                pack_part(&job->a, at, left, to);
+        }
+    }
+}
+
+/* A tile of a transposed A: `count` columns and up to 32 rows of it. */
+static void pack_tile_columns(const float *from, int64_t lda, int64_t count, int64_t depth,
+                              bf16 *to)
+{
+    bf16 pairs[BLOCK_K / 2][TILE_ROWS][2], rows[2][TILE_ROWS];
+    for (int64_t k = 0; k < BLOCK_K; k += 2) {
+        for (int64_t i = 0; i < 2; i++)
+            vec_store_bf16(rows[i], k + i < depth ? vec_load_up_to(from + (k + i) * lda, count)
+                                                  : vec_zero());
+        pack_pair(rows[0], rows[1], TILE_ROWS, pairs[k / 2][0]);
+    }
+    for (int64_t pair = 0; pair < BLOCK_K / 2; pair += 4)
+        for (int64_t row = 0; row < TILE_ROWS; row += 4)
+            transpose_4x4(pairs[pair][row], (int64_t)sizeof pairs[0], to + row * BLOCK_K + pair * 2,
+                          TILE_ROW_BYTES);
+}
+
+/* Lines of A are read in the order in which they lie in memory. */
+static void pack_columns(const struct amx_job *job, int64_t row, int64_t rows, int64_t k_block,
+                         int64_t k_blocks, bf16 *out)
+{
+    for (int64_t kb = 0; kb < k_blocks; kb++) {
+        int64_t k = (k_block + kb) * BLOCK_K, depth = job->k - k;
+        const float *from = (const float *)job->a.values + k * job->a.lda + row;
+        for (int64_t first = 0; first < rows; first += TILE_ROWS)
+            pack_tile_columns(from + first, job->a.lda, at_most(rows - first, TILE_ROWS),
+                              at_most(depth, BLOCK_K), packed_tile(out, k_blocks, first, kb));
+    }
+}
+
 static void pack_a(const struct amx_job *job, int64_t row, int64_t rows, int64_t k_block,
                    int64_t k_blocks, bf16 *out)
 {
-    for (int64_t first = 0; first < rows; first += TILE_ROWS) {
-        int64_t count = rows - first < TILE_ROWS ? rows - first : TILE_ROWS;
-        bf16 *group = out + first / BLOCK_ROWS * k_blocks * 2 * TILE_VALUES +
-                      first % BLOCK_ROWS / TILE_ROWS * TILE_VALUES;
-        const bf16 *from = job->a + (row + first) * job->lda + k_block * BLOCK_K;
-        int64_t whole = (job->k - k_block * BLOCK_K) / BLOCK_K;
-        whole = whole < k_blocks ? whole : k_blocks;
-        for (int64_t kb = 0; kb < whole; kb++)
-            for (int64_t r = 0; r < count; r++)
-                memcpy(group + kb * 2 * TILE_VALUES + r * BLOCK_K,
-                       from + r * job->lda + kb * BLOCK_K, BLOCK_K * sizeof *out);
-        if (whole == k_blocks)
-            continue;
-        int64_t left = job->k % BLOCK_K;
-        for (int64_t r = 0; r < count; r++) {
-            bf16 *to = group + whole * 2 * TILE_VALUES + r * BLOCK_K;
-            memcpy(to, from + r * job->lda + whole * BLOCK_K, (size_t)left * sizeof *to);
-            memset(to + left, 0, (size_t)(BLOCK_K - left) * sizeof *to);
-        }
+    if (job->a.kind == AMX_A_F32_COLUMNS) {
+        pack_columns(job, row, rows, k_block, k_blocks, out);
+        return;
     }
+    for (int64_t first = 0; first < rows; first += TILE_ROWS)
+        pack_group(job, row + first, at_most(rows - first, TILE_ROWS), k_block, k_blocks,
+                   packed_tile(out, k_blocks, first, 0));
 }
 
 /* What the strips of an item share. */
@@ -334,11 +395,11 @@ static void copy_columns(const struct amx_item *item, int64_t panel, bool to_buf
 static void place_a(const struct amx_item *item, struct amx_strip *strip)
 {
     const struct amx_job *job = item->job;
-    bool lines =
-        job->k % BLOCK_K == 0 && job->lda % BLOCK_K == 0 && (uintptr_t)job->a % LINE_BYTES == 0;
+    bool lines = job->a.kind == AMX_A_BF16 && job->k % BLOCK_K == 0 && job->a.lda % BLOCK_K == 0 &&
+                 (uintptr_t)job->a.values % LINE_BYTES == 0;
     if (lines && job->k_blocks <= CHUNK_BLOCKS) {
-        strip->a = (const char *)(job->a + item->row * job->lda);
-        strip->a_row = job->lda * 2;
+        strip->a = (const char *)((const bf16 *)job->a.values + item->row * job->a.lda);
+        strip->a_row = job->a.lda * 2;
         strip->a_step = LINE_BYTES;
         strip->a_group = TILE_ROWS * strip->a_row;
         strip->a_block = BLOCK_ROWS * strip->a_row;
@@ -492,11 +553,12 @@ static void plan_items(struct amx_job *job, int threads)
     job->panel_items = (panels + job->panels_per_item - 1) / job->panels_per_item;
 }
 
-void gemm_amx_bf16(struct parallel *pool, int64_t m, int64_t n, int64_t k, const bf16 *a,
-                   int64_t lda, const bf16 *packed, float *c, int64_t ldc, bool accumulate)
+void gemm_amx_bf16(struct parallel *pool, int64_t m, int64_t n, int64_t k, const struct amx_a *a,
+                   const bf16 *packed, float *c, int64_t ldc, bool accumulate)
 {
-    HONE_ASSERT(n >= 1 && k >= 1 && lda >= k && ldc >= n);
-    struct amx_job job = {.m = m, .n = n, .k = k, .a = a, .lda = lda, .packed = packed, .c = c};
+    HONE_ASSERT(n >= 1 && k >= 1 && ldc >= n);
+    HONE_ASSERT(a->lda >= (a->kind == AMX_A_F32_COLUMNS ? m : k));
+    struct amx_job job = {.m = m, .n = n, .k = k, .a = *a, .packed = packed, .c = c};
     if (m == 0)
         return;
     job.ldc = ldc;
@@ -506,6 +568,17 @@ void gemm_amx_bf16(struct parallel *pool, int64_t m, int64_t n, int64_t k, const
     int64_t item_rows = m < job.rows_per_item ? m : job.rows_per_item;
     int64_t grain = AMX_GRAIN_FMAS / (item_rows * job.panels_per_item * PANEL * k);
     parallel_for(pool, job.row_items * job.panel_items, grain > 1 ? grain : 1, run_items, &job);
+}
+
+void linear_backward_amx_bf16(struct parallel *pool, int64_t rows, int64_t in, int64_t out,
+                              const float *dy, const bf16 *x, const bf16 *transposed_weight,
+                              float *dx, float *dweight, bf16 *packed)
+{
+    const struct amx_a as_it_is = {AMX_A_F32, dy, out}, transposed = {AMX_A_F32_COLUMNS, dy, out};
+    if (dx != NULL)
+        gemm_amx_bf16(pool, rows, in, out, &as_it_is, transposed_weight, dx, in, false);
+    gemm_pack(pool, DTYPE_BF16, in, rows, x, in, false, packed);
+    gemm_amx_bf16(pool, out, in, rows, &transposed, packed, dweight, in, true);
 }
 
 /* Operands of the probes. Zeros would be faster than a model's values: they switch no bits. */

@@ -7,6 +7,7 @@
 #include "infra/compute/cpu/attention_backward.h"
 #include "infra/compute/cpu/elementwise.h"
 #include "infra/compute/cpu/gemm.h"
+#include "infra/compute/cpu/linear.h"
 #include "infra/compute/cpu/pack.h"
 #include "infra/compute/cpu/rows.h"
 #include "infra/compute/cpu/vocabulary.h"
@@ -15,8 +16,8 @@
 #define BACKEND_TABLE(table_name)                                                                  \
     {                                                                                              \
         .name = (table_name), .gemm_pack = gemm_pack, .gemm = gemm, .transpose = transpose,        \
-        .cast = cast, .add = add, .scale = scale, .embed = embed,                                  \
-        .embed_backward = embed_backward, .rmsnorm = rmsnorm,                                      \
+        .linear_backward = linear_backward, .cast = cast, .add = add, .scale = scale,              \
+        .embed = embed, .embed_backward = embed_backward, .rmsnorm = rmsnorm,                      \
         .rmsnorm_backward = rmsnorm_backward, .rope = rope, .swiglu = swiglu,                      \
         .swiglu_backward = swiglu_backward, .kv_store = kv_store, .attention = attention,          \
         .attention_backward = attention_backward, .token_logprob = token_logprob,                  \

@@ -18,7 +18,8 @@ static void compare(int64_t rows, int64_t columns, int64_t depth, bool accumulat
     float *want = floats(rows * ldc, seed + 1, 1.0f), *got = floats(rows * ldc, seed + 1, 1.0f);
     scalar->gemm_pack(NULL, DTYPE_BF16, columns, depth, b, depth, true, packed);
     scalar->gemm(NULL, DTYPE_BF16, rows, columns, depth, a, lda, packed, want, ldc, accumulate);
-    gemm_amx_bf16(NULL, rows, columns, depth, a, lda, packed, got, ldc, accumulate);
+    const struct amx_a operand = {AMX_A_BF16, a, lda};
+    gemm_amx_bf16(NULL, rows, columns, depth, &operand, packed, got, ldc, accumulate);
     assert_same_bits(got, want, rows * ldc, sizeof *got);
     memory_free(a_values);
     memory_free(b_values);

@@ -57,6 +57,54 @@ static void test_blocking(void **state)
         compare(shapes[i][0], shapes[i][1], shapes[i][2], i % 2 == 1, 500 + i);
 }
 
+/* dy is rounded and transposed while it is packed. */
+static void compare_linear(int64_t rows, int64_t in, int64_t out, uint64_t seed)
+{
+    const struct backend_ops *scalar = backend_cpu(CPU_ISA_SCALAR);
+    int64_t padded = (rows + 31) / 32 * 32;
+    float *dy = floats(rows * out, seed, 1.0f), *values = floats(rows * in, seed + 1, 1.0f);
+    float *weights = floats(out * in, seed + 2, 1.0f);
+    dy[0] = 1e-39f;
+    bf16 *x = as_act(DTYPE_BF16, values, rows * in), *w = as_act(DTYPE_BF16, weights, out * in);
+    bf16 *packed_w = memory_alloc(gemm_packed_bytes(DTYPE_BF16, in, out), 1);
+    struct linear_workspace workspace = {MEMORY_ARRAY(bf16, rows * out),
+                                         MEMORY_ARRAY(bf16, out * padded), NULL};
+    workspace.packed = memory_alloc(gemm_packed_bytes(DTYPE_BF16, in, rows), 1);
+    float *dx = floats(rows * in, seed, 1.0f), *got_dx = floats(rows * in, seed + 9, 1.0f);
+    float *dw = floats(out * in, seed, 1.0f), *got_dw = floats(out * in, seed, 1.0f);
+    scalar->gemm_pack(NULL, DTYPE_BF16, in, out, w, in, false, packed_w);
+    scalar->linear_backward(NULL, DTYPE_BF16, rows, in, out, dy, x, packed_w, dx, dw, &workspace);
+    linear_backward_amx_bf16(NULL, rows, in, out, dy, x, packed_w, got_dx, got_dw,
+                             workspace.packed);
+    assert_same_bits(got_dx, dx, rows * in, sizeof *dx);
+    assert_same_bits(got_dw, dw, out * in, sizeof *dw);
+    void *blocks[] = {dy,
+                      values,
+                      weights,
+                      x,
+                      w,
+                      packed_w,
+                      workspace.cast,
+                      workspace.transposed,
+                      workspace.packed,
+                      dx,
+                      got_dx,
+                      dw,
+                      got_dw};
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
+        memory_free(blocks[i]);
+}
+
+static void test_linear_backward(void **state)
+{
+    (void)state;
+    const int64_t shapes[][3] = {{1, 1, 1},    {31, 17, 40},    {33, 48, 15},   {64, 64, 32},
+                                 {70, 90, 75}, {300, 33, 1090}, {1100, 20, 300}};
+    compute_thread_init();
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        compare_linear(shapes[i][0], shapes[i][1], shapes[i][2], 900 + i);
+}
+
 /* The probe's product count, since no other test on such a machine reaches it. */
 static void test_peak_counts_its_work(void **state)
 {
@@ -74,6 +122,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_equals_scalar),
         cmocka_unit_test(test_blocking),
+        cmocka_unit_test(test_linear_backward),
         cmocka_unit_test(test_peak_counts_its_work),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -94,9 +94,9 @@ static void configure(int rows0, int rows1)
 #define C_STORE(tile, offset) TILE_STORE(tile, to + (offset), to_row)
 
 /* `lines` cache lines of what the next strip reads: on their way to the second-level cache. */
-STRIP_INLINE const char *prefetch_lines(const char *next, int64_t lines)
+STRIP_INLINE const char *prefetch_lines(const char *next, int lines)
 {
-    for (int64_t line = 0; line < lines; line++)
+    for (int line = 0; line < lines; line++)
         __builtin_prefetch(next + line * LINE_BYTES, 0, 2);
     return next + lines * LINE_BYTES;
 }
@@ -116,7 +116,7 @@ STRIP_INLINE const char *prefetch_lines(const char *next, int64_t lines)
 
 /* A finished tile is stored and the next block's loaded in turns: products start again before all
  * are stored. */
-static void run_2x2(const struct amx_strip *strip)
+STRIP_INLINE void run_2x2_fetching(const struct amx_strip *strip, int lines)
 {
     float *from = strip->from.at, *to = strip->to.at;
     int64_t from_row = strip->from.row * 4, to_row = strip->to.row * 4;
@@ -125,9 +125,7 @@ static void run_2x2(const struct amx_strip *strip)
     bool zero = strip->from_zero;
     /* The first half of the row blocks fetches the next strip's first panel, the second half its
      * second. */
-    int64_t half = (strip->blocks + 1) / 2, lines = 0;
-    if (strip->next != NULL)
-        lines = (TILE_ROWS + half - 1) / half;
+    int64_t half = (strip->blocks + 1) / 2;
     const char *next = (const char *)strip->next;
     if (zero) {
         TILE_ZERO(4);
@@ -177,6 +175,22 @@ static void run_2x2(const struct amx_strip *strip)
     C_STORE(5, to_panel);
     C_STORE(6, to_group);
     C_STORE(7, to_group + to_panel);
+}
+
+/* The number of lines is a constant in each, so that fetching them is not a loop. */
+static void run_2x2(const struct amx_strip *strip)
+{
+    int64_t half = (strip->blocks + 1) / 2, lines = (TILE_ROWS + half - 1) / half;
+    if (strip->next == NULL)
+        run_2x2_fetching(strip, 0);
+    else if (lines > 8)
+        run_2x2_fetching(strip, 16);
+    else if (lines > 4)
+        run_2x2_fetching(strip, 8);
+    else if (lines > 2)
+        run_2x2_fetching(strip, 4);
+    else
+        run_2x2_fetching(strip, 2);
 }
 
 /* One row block that reads B once. */

@@ -461,9 +461,11 @@ static void run_pair(struct amx_item *item, const struct amx_strip *base, int64_
     bool single = panel + 1 == item->panel_end;
     bool partial = single || (panel + 2) * PANEL > job->n;
     bool zero = item->depth == 0 && !job->accumulate;
-    int64_t most = item->rows <= BLOCK_ROWS                ? item->k_blocks
-                   : item->rows / BLOCK_ROWS <= FEW_BLOCKS ? CHUNK_BLOCKS_FEW
-                                                           : CHUNK_BLOCKS;
+    int64_t most = CHUNK_BLOCKS;
+    if (item->rows <= BLOCK_ROWS)
+        most = item->k_blocks;
+    else if (item->rows / BLOCK_ROWS <= FEW_BLOCKS && item->k_blocks > CHUNK_BLOCKS)
+        most = CHUNK_BLOCKS_FEW;
     int64_t chunks = (item->k_blocks + most - 1) / most;
     int64_t chunk = (item->k_blocks + chunks - 1) / chunks;
     const bf16 *b = job->packed + panel * job->k_blocks * TILE_VALUES + item->depth * TILE_VALUES;

@@ -116,7 +116,7 @@ STRIP_INLINE const char *prefetch_lines(const char *next, int lines)
 
 /* A finished tile is stored and the next block's loaded in turns: products start again before all
  * are stored. */
-STRIP_INLINE void run_2x2_fetching(const struct amx_strip *strip, int lines)
+STRIP_INLINE void run_2x2_fetching(const struct amx_strip *strip, int lines, bool once)
 {
     float *from = strip->from.at, *to = strip->to.at;
     int64_t from_row = strip->from.row * 4, to_row = strip->to.row * 4;
@@ -144,7 +144,10 @@ STRIP_INLINE void run_2x2_fetching(const struct amx_strip *strip, int lines)
         if (block == half && lines > 0)
             next = (const char *)(strip->next + strip->b_panel);
         for (int64_t kb = 0; kb < strip->k_blocks; kb++, a += strip->a_step, b += TILE_VALUES) {
-            STEP_2X2(TILE_LOAD);
+            if (once)
+                STEP_2X2(TILE_LOAD_STREAM);
+            else
+                STEP_2X2(TILE_LOAD);
             next = prefetch_lines(next, lines);
         }
         if (block + 1 == strip->blocks)
@@ -182,41 +185,21 @@ static void run_2x2(const struct amx_strip *strip)
 {
     int64_t half = (strip->blocks + 1) / 2, lines = (TILE_ROWS + half - 1) / half;
     if (strip->next == NULL)
-        run_2x2_fetching(strip, 0);
+        run_2x2_fetching(strip, 0, false);
     else if (lines > 8)
-        run_2x2_fetching(strip, 16);
+        run_2x2_fetching(strip, 16, false);
     else if (lines > 4)
-        run_2x2_fetching(strip, 8);
+        run_2x2_fetching(strip, 8, false);
     else if (lines > 2)
-        run_2x2_fetching(strip, 4);
+        run_2x2_fetching(strip, 4, false);
     else
-        run_2x2_fetching(strip, 2);
+        run_2x2_fetching(strip, 2, false);
 }
 
-/* One row block that reads B once. */
+/* A row block alone, which reads B once. */
 static void run_2x2_once(const struct amx_strip *strip)
 {
-    float *from = strip->from.at, *to = strip->to.at;
-    int64_t from_row = strip->from.row * 4, to_row = strip->to.row * 4;
-    const char *a = strip->a;
-    const bf16 *b = strip->b;
-    if (strip->from_zero) {
-        TILE_ZERO(4);
-        TILE_ZERO(5);
-        TILE_ZERO(6);
-        TILE_ZERO(7);
-    } else {
-        C_LOAD(4, 0);
-        C_LOAD(5, strip->from.panel);
-        C_LOAD(6, strip->from.group);
-        C_LOAD(7, strip->from.group + strip->from.panel);
-    }
-    for (int64_t kb = 0; kb < strip->k_blocks; kb++, a += strip->a_step, b += TILE_VALUES)
-        STEP_2X2(TILE_LOAD_STREAM);
-    C_STORE(4, 0);
-    C_STORE(5, strip->to.panel);
-    C_STORE(6, strip->to.group);
-    C_STORE(7, strip->to.group + strip->to.panel);
+    run_2x2_fetching(strip, 0, true);
 }
 
 /* One row group, two panels, for what is left over. */

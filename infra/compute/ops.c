@@ -98,6 +98,7 @@ static void detect(void)
     table_amx.name = isa_names[CPU_ISA_AMX];
     table_amx.gemm = gemm_amx;
     table_amx.linear_backward = linear_backward_amx;
+    table_amx.linear_packs_dy = true;
 }
 
 bool cpu_isa_available(enum cpu_isa isa)

@@ -79,15 +79,16 @@ struct adamw_vectors {
     enum dtype values_dtype;
 };
 
-/* Memory for linear_backward; some tables need less of it. */
+/* Memory for linear_backward. */
 struct linear_workspace {
     void *cast;       /* act [rows, out]; not for fp32 */
-    void *transposed; /* act [out, rows rounded up to 32] */
+    void *transposed; /* act [out, rows rounded up to 32]; neither for bf16 where linear_packs_dy */
     void *packed;     /* gemm_packed_bytes(dtype, in, rows) */
 };
 
 struct backend_ops {
-    const char *name; /* "scalar", "avx2", "avx512", "amx" */
+    const char *name;     /* "scalar", "avx2", "avx512", "amx" */
+    bool linear_packs_dy; /* in bf16, see linear_workspace */
 
     /* ---- matmul ---- */
     /* Packs B for C = A * B. b_is_nk: source is [n, k] row-major (a Linear weight [out, in] used as

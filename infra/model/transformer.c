@@ -98,6 +98,18 @@ static void plan_layers(struct plan *plan, struct transformer *t, size_t act)
     }
 }
 
+/* Whether linear_backward wants dy in the activation dtype. A plan without a model yet is for the
+ * table that this process will choose. */
+static bool linear_needs_act(const struct transformer *t, enum dtype dtype)
+{
+    const struct backend_ops *ops = NULL;
+    if (t->model->compute != NULL)
+        ops = t->model->compute->ops;
+    else if (backend_select(&ops) != 0)
+        return true;
+    return dtype == DTYPE_F32 || !ops->linear_packs_dy;
+}
+
 static void plan_backward(struct plan *plan, struct transformer *t, enum dtype dtype)
 {
     struct backward_buffers *b = &t->backward;
@@ -109,10 +121,13 @@ static void plan_backward(struct plan *plan, struct transformer *t, enum dtype d
     b->residual = plan_floats(plan, rows, t->hidden);
     b->wide = plan_floats(plan, rows, wide);
     b->narrow = plan_floats(plan, rows, narrow);
-    if (dtype != DTYPE_F32)
-        b->cast = plan_take(plan, act * (size_t)larger(rows * out, t->head_rows * t->vocab));
-    b->transposed = plan_take(plan, act * (size_t)larger(out * round_up(rows, 32),
-                                                         t->vocab * round_up(t->head_rows, 32)));
+    if (linear_needs_act(t, dtype)) {
+        if (dtype != DTYPE_F32)
+            b->cast = plan_take(plan, act * (size_t)larger(rows * out, t->head_rows * t->vocab));
+        b->transposed =
+            plan_take(plan, act * (size_t)larger(out * round_up(rows, 32),
+                                                 t->vocab * round_up(t->head_rows, 32)));
+    }
     b->packed = plan_take(plan, larger_bytes(gemm_packed_bytes(dtype, narrow, rows),
                                              gemm_packed_bytes(dtype, t->hidden, t->head_rows)));
     b->head_hidden = plan_floats(plan, t->head_rows, t->hidden);

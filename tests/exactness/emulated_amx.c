@@ -49,5 +49,6 @@ struct backend_ops exact_table_amx(const struct backend_ops *base)
     table.name = "amx (emulated)";
     table.gemm = gemm;
     table.linear_backward = linear_backward;
+    table.linear_packs_dy = true;
     return table;
 }

@@ -227,6 +227,7 @@ static void attention_one_pass(struct parallel *pool, const struct attention_kv 
 struct backend_ops exact_table_plain(const struct backend_ops *base, enum exact_kernels kernels)
 {
     struct backend_ops table = *base;
+    table.linear_packs_dy = false;
     switch (kernels) {
     case EXACT_EIGHT_LANES:
         table.name = "a norm with eight lanes";

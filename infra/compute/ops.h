@@ -100,10 +100,6 @@ struct backend_ops {
     void (*gemm)(struct parallel *pool, enum dtype dtype, int64_t m, int64_t n, int64_t k,
                  const void *a, int64_t lda, const void *packed, float *c, int64_t ldc,
                  bool accumulate);
-    /* out[c][r] = in[r][c] (for dW: rows become the k axis); dtype bf16 or fp32. */
-    void (*transpose)(struct parallel *pool, enum dtype dtype, int64_t rows, int64_t columns,
-                      const void *in, int64_t ld_in, void *out, int64_t ld_out);
-
     /* Gradients of y = x W^T: dx [rows, in] = dy W (NULL: not wanted) and dweight [out, in] += dy^T
      * x, with dy fp32 [rows, out], rounded to act; x act [rows, in]; transposed_weight the packed W
      * for dx. As cast, transpose, gemm_pack and gemm would give them, dweight over rows ascending.

@@ -98,14 +98,6 @@ static void run_gemm(struct exercise *e)
     record(e, c, m * n);
 }
 
-static void run_transpose(struct exercise *e)
-{
-    int64_t rows = draw_size(e, 1, 70), columns = draw_size(e, 1, 70);
-    void *in = draw_act(e, rows * columns, 1.0f), *out = zeros(e, (size_t)(rows * columns) * 4);
-    e->ops->transpose(NULL, e->dtype, rows, columns, in, columns, out, rows);
-    record_act(e, out, rows * columns);
-}
-
 static void run_linear(struct exercise *e)
 {
     int64_t rows = draw_size(e, 1, 70), in = draw_size(e, 1, 70), out = draw_size(e, 1, 70);
@@ -283,7 +275,6 @@ static const struct {
     void (*run)(struct exercise *e);
 } cases[] = {
     {"gemm", run_gemm},
-    {"transpose", run_transpose},
     {"linear", run_linear},
     {"elementwise", run_elementwise},
     {"adamw", run_adamw},

@@ -27,10 +27,8 @@
  * Up to 32 rows read all of B once: it is streamed, and the processor's own prefetching keeps up
  * with the memory. Prefetch instructions would cost loads, which are what bounds it. */
 
-#define BLOCK_K             32
-#define PANEL               16
 #define BLOCK_ROWS          (2 * TILE_ROWS)
-#define TILE_VALUES         (TILE_ROWS * BLOCK_K)
+#define TILE_VALUES         (TILE_ROWS * BF16_BLOCK_K)
 #define TILE_BYTES          (TILE_VALUES * 2)
 #define LINE_BYTES          64
 #define PACKED_A_VALUES     (256 * 1024) /* half of the second-level cache that is surely ours */
@@ -42,7 +40,7 @@
 #define ROWS_PER_THREAD_MIN 128
 #define AMX_GRAIN_FMAS      262144
 
-#define C_TILE   (TILE_ROWS * PANEL)
+#define C_TILE   (TILE_ROWS * PANEL_COLUMNS)
 #define C_BLOCK  (4 * C_TILE)
 #define C_BUFFER (ITEM_ROWS_MAX / BLOCK_ROWS * C_BLOCK)
 
@@ -241,9 +239,9 @@ static void run_1x4(const struct amx_strip *strip)
         TILE_ZERO(7);
     } else {
         C_LOAD(4, 0);
-        C_LOAD(5, PANEL);
-        C_LOAD(6, 2 * PANEL);
-        C_LOAD(7, 3 * PANEL);
+        C_LOAD(5, PANEL_COLUMNS);
+        C_LOAD(6, 2 * PANEL_COLUMNS);
+        C_LOAD(7, 3 * PANEL_COLUMNS);
     }
     for (int64_t kb = 0; kb < strip->k_blocks; kb++, a += strip->a_step, b += TILE_VALUES) {
         TILE_LOAD(0, a, strip->a_row);
@@ -257,9 +255,9 @@ static void run_1x4(const struct amx_strip *strip)
         TILE_DP_BF16(7, 0, 3);
     }
     C_STORE(4, 0);
-    C_STORE(5, PANEL);
-    C_STORE(6, 2 * PANEL);
-    C_STORE(7, 3 * PANEL);
+    C_STORE(5, PANEL_COLUMNS);
+    C_STORE(6, 2 * PANEL_COLUMNS);
+    C_STORE(7, 3 * PANEL_COLUMNS);
 }
 
 /* A row group's tile in the packed A, [row block][k block][two groups][16 rows][32]. */
@@ -293,13 +291,13 @@ static void pack_whole(const struct amx_a *a, int64_t at, bf16 *to)
 static void pack_group(const struct amx_job *job, int64_t row, int64_t count, int64_t k_block,
                        int64_t k_blocks, bf16 *out)
 {
-    int64_t first = row * job->a.lda + k_block * BLOCK_K;
+    int64_t first = row * job->a.lda + k_block * BF16_BLOCK_K;
     for (int64_t kb = 0; kb < k_blocks; kb++) {
-        int64_t left = job->k - (k_block + kb) * BLOCK_K;
+        int64_t left = job->k - (k_block + kb) * BF16_BLOCK_K;
         for (int64_t r = 0; r < count; r++) {
-            int64_t at = first + r * job->a.lda + kb * BLOCK_K;
-            bf16 *to = out + kb * 2 * TILE_VALUES + r * BLOCK_K;
-            if (left >= BLOCK_K)
+            int64_t at = first + r * job->a.lda + kb * BF16_BLOCK_K;
+            bf16 *to = out + kb * 2 * TILE_VALUES + r * BF16_BLOCK_K;
+            if (left >= BF16_BLOCK_K)
                 pack_whole(&job->a, at, to);
             else
                 pack_part(&job->a, at, left, to);
@@ -311,17 +309,17 @@ static void pack_group(const struct amx_job *job, int64_t row, int64_t count, in
 static void pack_tile_columns(const float *from, int64_t lda, int64_t count, int64_t depth,
                               bf16 *to)
 {
-    bf16 pairs[BLOCK_K / 2][TILE_ROWS][2], rows[2][TILE_ROWS];
-    for (int64_t k = 0; k < BLOCK_K; k += 2) {
+    bf16 pairs[BF16_BLOCK_K / 2][TILE_ROWS][2], rows[2][TILE_ROWS];
+    for (int64_t k = 0; k < BF16_BLOCK_K; k += 2) {
         for (int64_t i = 0; i < 2; i++)
             vec_store_bf16(rows[i], k + i < depth ? vec_load_up_to(from + (k + i) * lda, count)
                                                   : vec_zero());
         pack_pair(rows[0], rows[1], TILE_ROWS, pairs[k / 2][0]);
     }
-    for (int64_t pair = 0; pair < BLOCK_K / 2; pair += 4)
+    for (int64_t pair = 0; pair < BF16_BLOCK_K / 2; pair += 4)
         for (int64_t row = 0; row < TILE_ROWS; row += 4)
-            transpose_4x4(pairs[pair][row], (int64_t)sizeof pairs[0], to + row * BLOCK_K + pair * 2,
-                          TILE_ROW_BYTES);
+            transpose_4x4(pairs[pair][row], (int64_t)sizeof pairs[0],
+                          to + row * BF16_BLOCK_K + pair * 2, TILE_ROW_BYTES);
 }
 
 /* Lines of A are read in the order in which they lie in memory. */
@@ -329,11 +327,11 @@ static void pack_columns(const struct amx_job *job, int64_t row, int64_t rows, i
                          int64_t k_blocks, bf16 *out)
 {
     for (int64_t kb = 0; kb < k_blocks; kb++) {
-        int64_t k = (k_block + kb) * BLOCK_K, depth = job->k - k;
+        int64_t k = (k_block + kb) * BF16_BLOCK_K, depth = job->k - k;
         const float *from = (const float *)job->a.values + k * job->a.lda + row;
         for (int64_t first = 0; first < rows; first += TILE_ROWS)
             pack_tile_columns(from + first, job->a.lda, at_most(rows - first, TILE_ROWS),
-                              at_most(depth, BLOCK_K), packed_tile(out, k_blocks, first, kb));
+                              at_most(depth, BF16_BLOCK_K), packed_tile(out, k_blocks, first, kb));
     }
 }
 
@@ -372,14 +370,13 @@ static void configure_item(struct amx_item *item, int rows0, int rows1)
 static void copy_columns(const struct amx_item *item, int64_t panel, bool to_buffer)
 {
     const struct amx_job *job = item->job;
-    int64_t columns = job->n - panel * PANEL;
-    columns = columns < 2 * PANEL ? columns : 2 * PANEL;
+    int64_t columns = at_most(job->n - panel * PANEL_COLUMNS, 2 * PANEL_COLUMNS);
     for (int64_t r = 0; r < item->rows; r++) {
-        float *c = job->c + (item->row + r) * job->ldc + panel * PANEL;
+        float *c = job->c + (item->row + r) * job->ldc + panel * PANEL_COLUMNS;
         float *at = item->buffer + r / BLOCK_ROWS * C_BLOCK +
-                    r % BLOCK_ROWS / TILE_ROWS * (2 * C_TILE) + r % TILE_ROWS * PANEL;
-        for (int64_t first = 0; first < columns; first += PANEL, at += C_TILE) {
-            int64_t count = columns - first < PANEL ? columns - first : PANEL;
+                    r % BLOCK_ROWS / TILE_ROWS * (2 * C_TILE) + r % TILE_ROWS * PANEL_COLUMNS;
+        for (int64_t first = 0; first < columns; first += PANEL_COLUMNS, at += C_TILE) {
+            int64_t count = at_most(columns - first, PANEL_COLUMNS);
             if (to_buffer)
                 memcpy(at, c + first, (size_t)count * sizeof *c);
             else
@@ -392,8 +389,8 @@ static void copy_columns(const struct amx_item *item, int64_t panel, bool to_buf
 static void place_a(const struct amx_item *item, struct amx_strip *strip)
 {
     const struct amx_job *job = item->job;
-    bool lines = job->a.kind == AMX_A_BF16 && job->k % BLOCK_K == 0 && job->a.lda % BLOCK_K == 0 &&
-                 (uintptr_t)job->a.values % LINE_BYTES == 0;
+    bool lines = job->a.kind == AMX_A_BF16 && job->k % BF16_BLOCK_K == 0 &&
+                 job->a.lda % BF16_BLOCK_K == 0 && (uintptr_t)job->a.values % LINE_BYTES == 0;
     if (lines && job->k_blocks <= CHUNK_BLOCKS) {
         strip->a = (const char *)((const bf16 *)job->a.values + item->row * job->a.lda);
         strip->a_row = job->a.lda * 2;
@@ -426,7 +423,7 @@ static void run_chunk(struct amx_item *item, struct amx_strip *strip)
     rest.a += whole * rest.a_block;
     rest.from.at += whole * rest.from.block;
     rest.to.at += whole * rest.to.block;
-    int rows0 = (int)(left < TILE_ROWS ? left : TILE_ROWS);
+    int rows0 = (int)at_most(left, TILE_ROWS);
     configure_item(item, rows0, (int)left - rows0);
     if (left > TILE_ROWS)
         run_2x2_once(&rest);
@@ -438,11 +435,11 @@ static void run_chunk(struct amx_item *item, struct amx_strip *strip)
 static void run_pair(struct amx_item *item, const struct amx_strip *base, int64_t panel)
 {
     const struct amx_job *job = item->job;
-    const struct amx_c buffer = {item->buffer, PANEL, C_TILE, 2 * C_TILE, C_BLOCK};
-    const struct amx_c user = {job->c + item->row * job->ldc + panel * PANEL, job->ldc, PANEL,
-                               TILE_ROWS * job->ldc, BLOCK_ROWS * job->ldc};
+    const struct amx_c buffer = {item->buffer, PANEL_COLUMNS, C_TILE, 2 * C_TILE, C_BLOCK};
+    const struct amx_c user = {job->c + item->row * job->ldc + panel * PANEL_COLUMNS, job->ldc,
+                               PANEL_COLUMNS, TILE_ROWS * job->ldc, BLOCK_ROWS * job->ldc};
     bool single = panel + 1 == item->panel_end;
-    bool partial = single || (panel + 2) * PANEL > job->n;
+    bool partial = single || (panel + 2) * PANEL_COLUMNS > job->n;
     bool zero = item->depth == 0 && !job->accumulate;
     int64_t most = CHUNK_BLOCKS;
     if (item->rows <= BLOCK_ROWS)
@@ -457,7 +454,7 @@ static void run_pair(struct amx_item *item, const struct amx_strip *base, int64_
     for (int64_t kb = 0; kb < item->k_blocks; kb += chunk) {
         struct amx_strip strip = *base;
         bool last = kb + chunk >= item->k_blocks;
-        strip.k_blocks = last ? item->k_blocks - kb : chunk;
+        strip.k_blocks = at_most(item->k_blocks - kb, chunk);
         strip.a += kb * strip.a_step;
         strip.b = b + kb * TILE_VALUES;
         /* A panel that is alone stands for both; its second product is not used. */
@@ -482,7 +479,7 @@ static void run_four(struct amx_item *item, const struct amx_strip *base, int64_
     strip.k_blocks = item->k_blocks;
     strip.b_panel = job->k_blocks * TILE_VALUES;
     strip.b = job->packed + panel * strip.b_panel + item->depth * TILE_VALUES;
-    strip.from.at = job->c + item->row * job->ldc + panel * PANEL;
+    strip.from.at = job->c + item->row * job->ldc + panel * PANEL_COLUMNS;
     strip.from.row = job->ldc;
     strip.to = strip.from;
     strip.from_zero = item->depth == 0 && !job->accumulate;
@@ -497,12 +494,13 @@ static void run_item(const struct amx_job *job, int64_t row, int64_t panel, int6
     struct amx_item item = {.job = job, .row = row, .panel = panel, .panel_end = panel_end};
     item.packed_a = packed_a;
     item.buffer = buffer;
-    item.rows = job->m - row < job->rows_per_item ? job->m - row : job->rows_per_item;
+    item.rows = at_most(job->m - row, job->rows_per_item);
     int64_t row_blocks = (item.rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    int64_t depth = PACKED_A_VALUES / (row_blocks * 2 * TILE_VALUES), whole = job->n / PANEL;
+    int64_t depth = PACKED_A_VALUES / (row_blocks * 2 * TILE_VALUES),
+            whole = job->n / PANEL_COLUMNS;
     for (item.depth = 0; item.depth < job->k_blocks; item.depth += depth) {
         struct amx_strip base = {0};
-        item.k_blocks = job->k_blocks - item.depth < depth ? job->k_blocks - item.depth : depth;
+        item.k_blocks = at_most(job->k_blocks - item.depth, depth);
         place_a(&item, &base);
         for (int64_t p = panel; p < panel_end;) {
             if (item.rows <= TILE_ROWS && p + 4 <= panel_end && p + 4 <= whole) {
@@ -521,12 +519,12 @@ static void run_items(void *context, int64_t begin, int64_t end, int thread)
 {
     (void)thread;
     const struct amx_job *job = context;
-    int64_t panels = (job->n + PANEL - 1) / PANEL;
+    int64_t panels = (job->n + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
     for (int64_t item = begin; item < end; item++) {
         int64_t row = item % job->row_items * job->rows_per_item;
         int64_t panel = item / job->row_items * job->panels_per_item;
         int64_t panel_end = panel + job->panels_per_item;
-        run_item(job, row, panel, panel_end < panels ? panel_end : panels);
+        run_item(job, row, panel, at_most(panel_end, panels));
     }
     TILE_RELEASE();
 }
@@ -535,20 +533,19 @@ static void run_items(void *context, int64_t begin, int64_t end, int thread)
  * in fours. An item's rows fit the packed buffer at the depth of DEPTH_BLOCKS. */
 static void plan_items(struct amx_job *job, int threads)
 {
-    int64_t panels = (job->n + PANEL - 1) / PANEL;
-    int64_t depth = job->k_blocks < DEPTH_BLOCKS ? job->k_blocks : DEPTH_BLOCKS;
-    int64_t most = PACKED_A_VALUES / (depth * BLOCK_K);
-    most = (most < ITEM_ROWS_MAX ? most : ITEM_ROWS_MAX) / BLOCK_ROWS * BLOCK_ROWS;
+    int64_t panels = (job->n + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
+    int64_t depth = at_most(job->k_blocks, DEPTH_BLOCKS);
+    int64_t most = PACKED_A_VALUES / (depth * BF16_BLOCK_K);
+    most = at_most(most, ITEM_ROWS_MAX) / BLOCK_ROWS * BLOCK_ROWS;
     int64_t row_items = (job->m + most - 1) / most;
     if (job->m >= threads * ROWS_PER_THREAD_MIN)
-        row_items = (row_items + threads - 1) / threads * threads;
+        row_items = round_up(row_items, threads);
     job->rows_per_item = (job->m + row_items - 1) / row_items;
     if (row_items > 1)
-        job->rows_per_item = (job->rows_per_item + BLOCK_ROWS - 1) / BLOCK_ROWS * BLOCK_ROWS;
+        job->rows_per_item = round_up(job->rows_per_item, BLOCK_ROWS);
     job->row_items = (job->m + job->rows_per_item - 1) / job->rows_per_item;
     int64_t splits = job->row_items >= threads ? 1 : threads;
-    job->panels_per_item = (panels + splits - 1) / splits;
-    job->panels_per_item += (4 - job->panels_per_item % 4) % 4;
+    job->panels_per_item = round_up((panels + splits - 1) / splits, 4);
     job->panel_items = (panels + job->panels_per_item - 1) / job->panels_per_item;
 }
 
@@ -562,10 +559,10 @@ void gemm_amx_bf16(struct parallel *pool, int64_t m, int64_t n, int64_t k, const
         return;
     job.ldc = ldc;
     job.accumulate = accumulate;
-    job.k_blocks = (k + BLOCK_K - 1) / BLOCK_K;
+    job.k_blocks = (k + BF16_BLOCK_K - 1) / BF16_BLOCK_K;
     plan_items(&job, parallel_threads(pool));
-    int64_t item_rows = m < job.rows_per_item ? m : job.rows_per_item;
-    int64_t grain = AMX_GRAIN_FMAS / (item_rows * job.panels_per_item * PANEL * k);
+    int64_t item_rows = at_most(m, job.rows_per_item);
+    int64_t grain = AMX_GRAIN_FMAS / (item_rows * job.panels_per_item * PANEL_COLUMNS * k);
     parallel_for(pool, job.row_items * job.panel_items, grain > 1 ? grain : 1, run_items, &job);
 }
 
@@ -610,10 +607,10 @@ double peak_amx(int64_t steps, float *sink)
         TILE_DP_BF16(6, 0, 2);
         TILE_DP_BF16(7, 0, 2);
     }
-    TILE_STORE(4, result, PANEL * 4);
+    TILE_STORE(4, result, PANEL_COLUMNS * 4);
     TILE_RELEASE();
     *sink = result[0];
-    return (double)steps * 4 * TILE_ROWS * PANEL * BLOCK_K * 2;
+    return (double)steps * 4 * TILE_ROWS * PANEL_COLUMNS * BF16_BLOCK_K * 2;
 }
 
 /* As run_2x2 does it, over operands that stay in the first-level cache. */
@@ -638,8 +635,8 @@ double peak_amx_loads(int64_t steps, float *sink)
         TILE_DP_BF16(6, 1, 2);
         TILE_DP_BF16(7, 1, 3);
     }
-    TILE_STORE(4, result, PANEL * 4);
+    TILE_STORE(4, result, PANEL_COLUMNS * 4);
     TILE_RELEASE();
     *sink = result[0];
-    return (double)steps * 4 * TILE_ROWS * PANEL * BLOCK_K * 2;
+    return (double)steps * 4 * TILE_ROWS * PANEL_COLUMNS * BF16_BLOCK_K * 2;
 }

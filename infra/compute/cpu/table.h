@@ -15,7 +15,7 @@
 
 #define BACKEND_TABLE(table_name)                                                                  \
     {                                                                                              \
-        .name = (table_name), .gemm_pack = gemm_pack, .gemm = gemm, .transpose = transpose,        \
+        .name = (table_name), .gemm_pack = gemm_pack, .gemm = gemm,                                \
         .linear_backward = linear_backward, .cast = cast, .add = add, .scale = scale,              \
         .embed = embed, .embed_backward = embed_backward, .rmsnorm = rmsnorm,                      \
         .rmsnorm_backward = rmsnorm_backward, .rope = rope, .swiglu = swiglu,                      \

@@ -67,6 +67,7 @@ static void test_map(void **state)
     (void)state;
     size_t bytes = (size_t)5 << 20;
     unsigned char *block = memory_map(bytes);
+    memory_populate(block, bytes);
     assert_int_equal((uintptr_t)block % 4096, 0);
     assert_int_equal(block[0], 0);
     assert_int_equal(block[bytes - 1], 0);

@@ -277,34 +277,69 @@ static void test_infinities_and_nan(void **state)
     for_each_table(run_special);
 }
 
-static void run_transpose(const struct backend_ops *ops)
+/* Against sums in double precision; that tables agree to the bit is the self-test's. */
+static void compare_linear(const struct backend_ops *ops, struct parallel *pool, enum dtype dtype,
+                           int64_t rows, int64_t in, int64_t out)
 {
-    for (int d = 0; d < 2; d++) {
-        enum dtype dtype = d == 0 ? DTYPE_F32 : DTYPE_BF16;
-        const int64_t shapes[][2] = {{1, 1}, {1, 40}, {16, 16}, {33, 17}, {100, 64}};
-        struct parallel *pool = parallel_create(2);
-        for (size_t s = 0; s < 5; s++) {
-            int64_t rows = shapes[s][0], columns = shapes[s][1];
-            float *x = floats(rows * (columns + 1), s, 1.0f);
-            void *in = as_act(dtype, x, rows * (columns + 1));
-            void *out = memory_alloc((size_t)(columns * (rows + 3)), 4);
-            ops->transpose(pool, dtype, rows, columns, in, columns + 1, out, rows + 3);
-            for (int64_t r = 0; r < rows; r++)
-                for (int64_t c = 0; c < columns; c++)
-                    assert_true(act_at(dtype, out, c * (rows + 3) + r) ==
-                                act_at(dtype, in, r * (columns + 1) + c));
-            memory_free(x);
-            memory_free(in);
-            memory_free(out);
+    size_t value = dtype_bytes(dtype);
+    float *dy = floats(rows * out, 1, 1.0f), *values = floats(rows * in, 2, 1.0f);
+    float *weights = floats(out * in, 3, 1.0f), *dx = floats(rows * in, 4, 1.0f);
+    float *before = floats(out * in, 5, 1.0f), *dw = floats(out * in, 5, 1.0f);
+    void *x = as_act(dtype, values, rows * in), *w = as_act(dtype, weights, out * in);
+    void *packed_w = memory_alloc(gemm_packed_bytes(dtype, in, out), 1);
+    struct linear_workspace workspace = {memory_alloc((size_t)(rows * out), value),
+                                         memory_alloc((size_t)(out * (rows + 31)), value),
+                                         memory_alloc(gemm_packed_bytes(dtype, in, rows), 1)};
+    ops->gemm_pack(pool, dtype, in, out, w, in, false, packed_w);
+    ops->linear_backward(pool, dtype, rows, in, out, dy, x, packed_w, dx, dw, &workspace);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < in; i++) {
+            double sum = 0.0;
+            for (int64_t o = 0; o < out; o++)
+                sum += (double)rounded_to(dtype, dy[r * out + o]) *
+                       (double)act_at(dtype, w, o * in + i);
+            assert_near((double)dx[r * in + i], sum, 1e-4);
         }
-        parallel_destroy(pool);
-    }
+    for (int64_t o = 0; o < out; o++)
+        for (int64_t i = 0; i < in; i++) {
+            double sum = (double)before[o * in + i];
+            for (int64_t r = 0; r < rows; r++)
+                sum += (double)rounded_to(dtype, dy[r * out + o]) *
+                       (double)act_at(dtype, x, r * in + i);
+            assert_near((double)dw[o * in + i], sum, 1e-4);
+        }
+    void *blocks[] = {dy,
+                      values,
+                      weights,
+                      dx,
+                      before,
+                      dw,
+                      x,
+                      w,
+                      packed_w,
+                      workspace.cast,
+                      workspace.transposed,
+                      workspace.packed};
+    for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
+        memory_free(blocks[i]);
 }
 
-static void test_transpose(void **state)
+static void run_linear(const struct backend_ops *ops)
+{
+    const int64_t shapes[][3] = {{1, 1, 1},    {1, 5, 40},    {16, 16, 16},
+                                 {33, 20, 17}, {100, 40, 64}, {70, 150, 33}};
+    struct parallel *pool = parallel_create(2);
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        compare_linear(ops, pool, DTYPE_F32, shapes[s][0], shapes[s][1], shapes[s][2]);
+        compare_linear(ops, pool, DTYPE_BF16, shapes[s][0], shapes[s][1], shapes[s][2]);
+    }
+    parallel_destroy(pool);
+}
+
+static void test_linear_backward(void **state)
 {
     (void)state;
-    for_each_table(run_transpose);
+    for_each_table(run_linear);
 }
 
 int main(void)
@@ -315,7 +350,7 @@ int main(void)
         cmocka_unit_test(test_rows_do_not_depend_on_their_batch),
         cmocka_unit_test(test_accumulate_continues_the_chain),
         cmocka_unit_test(test_infinities_and_nan),
-        cmocka_unit_test(test_transpose),
+        cmocka_unit_test(test_linear_backward),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,6 +15,7 @@
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
 #include "infra/base/memory.h"
+#include "infra/data/token_support.h"
 
 #define QUEUE_PER_SLOT     2
 #define SAMPLE_GRAIN_TERMS 16384 /* logits a thread should at least sample from */
@@ -34,6 +35,7 @@ struct slot {
     float *logprob, *log_mass;
     int64_t *version;
     uint8_t *kv_mixed;
+    struct token_support support; /* of the completion's tokens, when it is kept */
     struct kv_sequence sequence;
 };
 
@@ -194,6 +196,7 @@ void rollout_engine_destroy(struct rollout_engine *engine)
         memory_free(slot->log_mass);
         memory_free(slot->version);
         memory_free(slot->kv_mixed);
+        token_support_release(&slot->support);
     }
     for (int32_t i = 0; i < engine->queue_count; i++)
         rollout_request_release(&engine->queue[i]);
@@ -325,6 +328,7 @@ static void slot_prepare(const struct rollout_engine *engine, const struct rollo
     slot->count = request->prompt_token_count;
     slot->row = -1;
     slot->mixed = false;
+    slot->support.length = 0;
     slot->prompt_epoch = engine->epoch;
     memcpy(slot->tokens, request->prompt_tokens, (size_t)slot->count * sizeof(int32_t));
     for (int32_t i = 0; prefix && i < prefix->token_count; i++) {
@@ -335,6 +339,8 @@ static void slot_prepare(const struct rollout_engine *engine, const struct rollo
         slot->version[at] = prefix->policy_version[i];
         slot->kv_mixed[at] = prefix->kv_mixed[i];
     }
+    if (prefix)
+        token_support_append(&slot->support, prefix->support, (size_t)prefix->support_bytes);
 }
 
 /* Starts the oldest queued request in the free slot `index`; false when the cache must drain first.
@@ -460,13 +466,15 @@ static void sample_range(void *context, int64_t begin, int64_t end, int thread)
         .ids = engine->ids_scratch + (int64_t)thread * engine->vocab};
     for (int64_t i = begin; i < end; i++) {
         int64_t sample = engine->tile_first + i;
-        const struct slot *slot = &engine->slots[engine->sample_slots[sample]];
+        struct slot *slot = &engine->slots[engine->sample_slots[sample]];
         struct rng_key key = {.seed = slot->request.sampling.seed,
                               .purpose = engine->options.rng_purpose,
                               .a = slot->request.prompt_id,
                               .b = (uint32_t)slot->request.sample_index};
         token_sample(&sampler, engine->tile + i * engine->vocab, &slot->request.sampling, &key,
                      (uint64_t)slot->count, &engine->choices[sample]);
+        if (slot->request.sampling.keep_support)
+            token_support_add(&slot->support, sampler.ids, engine->choices[sample].kept);
     }
 }
 
@@ -512,6 +520,26 @@ static enum finish_reason accept_token(struct rollout_engine *engine, int32_t i)
     return slot->count >= slot->limit ? FINISH_LENGTH : FINISH_NONE;
 }
 
+/* What the tokens from the completion's token `first` on were drawn from. A token that was sampled
+ * and not accepted has left a record behind them. */
+static void copy_support(const struct slot *slot, int32_t first, struct trajectory *trajectory)
+{
+    int32_t count = slot->count - slot->request.prompt_token_count;
+    if (slot->support.length == 0 || first == count)
+        return;
+    struct support_cursor cursor = {slot->support.bytes,
+                                    slot->support.bytes + slot->support.length};
+    const uint8_t *begin = cursor.at;
+    for (int32_t i = 0; i < count; i++) {
+        begin = i == first ? cursor.at : begin;
+        int64_t ids = token_support_next(&cursor, NULL, 0);
+        HONE_ASSERT(ids >= 0);
+    }
+    HONE_ASSERT(cursor.at - begin <= INT32_MAX);
+    trajectory->support_bytes = (int32_t)(cursor.at - begin);
+    trajectory->support = memory_dup(begin, (size_t)trajectory->support_bytes);
+}
+
 static void fill_trajectory(const struct slot *slot, enum finish_reason finish,
                             struct trajectory *trajectory)
 {
@@ -536,6 +564,7 @@ static void fill_trajectory(const struct slot *slot, enum finish_reason finish,
         trajectory->loss_mask[i] = 1;
         trajectory->kv_mixed[i] = slot->kv_mixed[i];
     }
+    copy_support(slot, 0, trajectory);
     trajectory_add_segment(trajectory, SEGMENT_PROMPT, prompt);
     trajectory_add_segment(trajectory, SEGMENT_POLICY, completion);
 }
@@ -733,6 +762,7 @@ void rollout_engine_piece(const struct rollout_engine *engine, int32_t i, int32_
     memcpy(piece->policy_version, slot->version + from, (size_t)count * sizeof *slot->version);
     memcpy(piece->kv_mixed, slot->kv_mixed + from, (size_t)count);
     memset(piece->loss_mask, 1, (size_t)count);
+    copy_support(slot, first, piece);
     trajectory_add_segment(piece, SEGMENT_POLICY, count);
 }
 

@@ -1,6 +1,7 @@
 #include "actors/token_sampler.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "infra/base/assert.h"
 
@@ -292,6 +293,17 @@ static int32_t draw_from(const struct cut *cut, int64_t count, double uniform, d
     return chosen;
 }
 
+/* The parts of the distribution that is cut to the first `kept` of the sampler's ids: computed as
+ * the learner will. The probabilities are overwritten. */
+static void cut_parts(const struct token_sampler *sampler, const float *logits, float temperature,
+                      int64_t kept, struct softmax_parts *parts)
+{
+    const struct logit_support support = {.ids = sampler->ids, .count = kept};
+    memcpy(sampler->probs, logits, (size_t)sampler->vocab * sizeof *logits);
+    sampler->ops->cut_logits(NULL, 1, sampler->vocab, sampler->probs, sampler->vocab, &support);
+    sampler->ops->softmax_row(sampler->vocab, sampler->probs, temperature, sampler->probs, parts);
+}
+
 void token_sample(const struct token_sampler *sampler, const float *logits,
                   const struct sampling *sampling, const struct rng_key *key, uint64_t position,
                   struct token_choice *choice)
@@ -308,6 +320,7 @@ void token_sample(const struct token_sampler *sampler, const float *logits,
                       .sampling = sampling,
                       .ids = sampler->ids};
     choice->log_mass = 0.0f;
+    choice->kept = 0;
     if (greedy || !isfinite(parts.max) || !isfinite(parts.log_sum)) {
         choice->token = greedy_token(allowed, logits);
     } else if (limits_rank(&cut) || sampling->top_p < 1.0f || sampling->min_p > 0.0f) {
@@ -315,6 +328,7 @@ void token_sample(const struct token_sampler *sampler, const float *logits,
         int64_t kept = cut_support(&cut);
         double mass = mass_of(cut.probs, kept, cut.ids);
         choice->token = draw_from(&cut, kept, draw_uniform(key, position), mass);
+        choice->kept = kept < sampler->vocab ? kept : 0;
         if (kept < sampler->vocab && mass < 1.0)
             choice->log_mass = (float)log(mass);
     } else {
@@ -323,5 +337,7 @@ void token_sample(const struct token_sampler *sampler, const float *logits,
         if (allowed < sampler->vocab && mass < 1.0)
             choice->log_mass = (float)log(mass);
     }
+    if (sampling->keep_support && choice->kept > 0)
+        cut_parts(sampler, logits, sampling->temperature, choice->kept, &parts);
     choice->logprob = softmax_token_logprob(&parts, logits[choice->token]);
 }

@@ -21,8 +21,10 @@ struct token_sampler {
 
 struct token_choice {
     int32_t token;
-    float logprob;  /* token_logprob's bits; at temperature 1 when greedy */
+    float logprob;  /* token_logprob's bits; at temperature 1 when greedy; with keep_support of
+                       the distribution cut to its support, as after cut_logits */
     float log_mass; /* log of the kept mass, 0 when nothing was cut */
+    int64_t kept;   /* the support: so many ids, in the sampler's ids; 0: nothing was cut */
 };
 
 /* Sampling: probabilities of softmax(logits / temperature); top-k, then top-p, then min-p restrict

@@ -355,6 +355,7 @@ void learner_options_from(struct learner_options *options, const struct recipe *
     options->updates_per_batch = (int32_t)rl->updates_per_batch;
     options->mask_truncated = rl->mask_truncated;
     options->truncated_behavior = rl->truncated_sampling == RECIPE_TRUNCATED_IMPORTANCE;
+    options->keep_support = recipe_keeps_support(recipe);
     options->advantage = (struct advantage_options){
         .baseline = baselines[objective->baseline],
         .scale = scales[objective->scale],

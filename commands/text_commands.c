@@ -272,7 +272,9 @@ static int print_logprobs(const struct opened *opened, struct transformer *trans
                                 .sequence = sequence,
                                 .sequences = sequences};
     transformer_forward(transformer, &rows);
-    transformer_logprob(transformer, n - 1, positions, ids->ids + 1, 1.0f, logprob, NULL);
+    const struct head_targets targets = {
+        .count = n - 1, .rows = positions, .targets = ids->ids + 1, .temperature = 1.0f};
+    transformer_logprob(transformer, &targets, logprob, NULL);
     double sum = 0.0;
     for (int32_t i = 1; i < n; ++i) {
         const char *piece = tokenizer_piece(opened->tokenizer, ids->ids[i]);

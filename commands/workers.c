@@ -302,6 +302,7 @@ static int curriculum_loop(struct worker *worker, const struct rl_inputs *inputs
     if (rc == 0)
         rc = sampling_from(&options.sampling, &rl->sampling, &config, inputs->tokenizer,
                            options.seed, "rl.sampling");
+    options.sampling.keep_support = recipe_keeps_support(&worker->recipe);
     if (rc == 0)
         rc = run_log_open(&log, run_directory_file(&worker->run, path, sizeof path, "rl/log"),
                           false);

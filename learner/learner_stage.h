@@ -36,9 +36,9 @@ struct learner_options {
     int keep_checkpoints;            /* 0: all */
     float temperature;               /* of the rollouts: logprobs are taken at it */
     int32_t updates_per_batch;
-    bool mask_truncated, truncated_behavior; /* struct rl_batch_rules */
-    struct advantage_options advantage;      /* kl_coef and kl_estimator: those of the loss */
-    struct policy_loss_options loss; /* kl_coef: of the first batch; of the reward's KL too */
+    bool mask_truncated, truncated_behavior, keep_support; /* struct rl_batch_rules */
+    struct advantage_options advantage; /* kl_coef and kl_estimator: those of the loss */
+    struct policy_loss_options loss;    /* kl_coef: of the first batch; of the reward's KL too */
     double kl_target;  /* mean k3 KL that kl_coef is moved towards (kl.h); 0: it stays */
     double kl_horizon; /* trajectories */
     struct guard_options guards;

@@ -87,7 +87,8 @@ int policy_read_batch(const struct policy *policy, const Hone__Batch *message,
                                    .max_sequence_tokens = options->trainer.max_sequence_tokens,
                                    .temperature = options->temperature,
                                    .mask_truncated = options->mask_truncated,
-                                   .truncated_behavior = options->truncated_behavior};
+                                   .truncated_behavior = options->truncated_behavior,
+                                   .keep_support = options->keep_support};
     return rl_batch_read(batch, message, &rules);
 }
 

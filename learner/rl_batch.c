@@ -5,6 +5,7 @@
 
 #include "infra/base/error.h"
 #include "infra/base/memory.h"
+#include "infra/data/token_support.h"
 #include "learner/returns.h"
 
 static int check_trajectory(const struct trajectory *trajectory, const struct rl_batch_rules *rules)
@@ -22,6 +23,9 @@ static int check_trajectory(const struct trajectory *trajectory, const struct rl
         return error_set(HONE_EFORMAT,
                          "trajectory %llu was sampled at temperature %g, logprobs are taken at %g",
                          id, (double)trajectory->sampling.temperature, (double)rules->temperature);
+    if (trajectory->sampling.keep_support != rules->keep_support)
+        return error_set(HONE_EFORMAT, "trajectory %llu was sampled %s what its tokens were cut to",
+                         id, rules->keep_support ? "without keeping" : "keeping");
     return 0;
 }
 
@@ -78,7 +82,35 @@ static void include(struct rl_batch *batch)
     }
 }
 
-static void make_sequences(struct rl_batch *batch, const struct rl_batch_rules *rules)
+/* What each trained token of sequence s was drawn from, out of the trajectory's bytes. */
+static int read_support(struct rl_batch *batch, const struct rl_batch_rules *rules, int32_t s)
+{
+    const struct trajectory *trajectory = &batch->trajectories[batch->owners[s]];
+    struct support_cursor cursor = {trajectory->support,
+                                    trajectory->support + trajectory->support_bytes};
+    struct logit_support *support = MEMORY_ARRAY(struct logit_support, trajectory->token_count);
+    int32_t *ids = MEMORY_ARRAY(int32_t, trajectory->support_bytes); /* a byte an id, or more */
+    int64_t used = 0;
+    batch->supports[s] = support;
+    batch->support_ids[s] = ids;
+    for (int32_t i = 0; i < trajectory->token_count; i++) {
+        if (!trajectory->loss_mask[i])
+            continue;
+        int64_t count = token_support_next(&cursor, ids + used, trajectory->support_bytes - used);
+        if (count < 0)
+            return (int)count;
+        support[i] = (struct logit_support){.ids = ids + used, .count = count};
+        used += count;
+        if (count > 0 && ids[used - 1] >= rules->vocab_size)
+            return error_set(
+                HONE_EFORMAT, "trajectory %llu: token %d was drawn from id %d among others, of %d",
+                (unsigned long long)trajectory->id, i, ids[used - 1], rules->vocab_size);
+    }
+    batch->sequences[s].support = support;
+    return 0;
+}
+
+static int make_sequences(struct rl_batch *batch, const struct rl_batch_rules *rules)
 {
     batch->sequences = MEMORY_ARRAY(struct train_sequence, batch->count);
     batch->owners = MEMORY_ARRAY(int32_t, batch->count);
@@ -88,6 +120,8 @@ static void make_sequences(struct rl_batch *batch, const struct rl_batch_rules *
     batch->token_advantages = MEMORY_ARRAY(float *, batch->count);
     batch->values = MEMORY_ARRAY(float *, batch->count);
     batch->value_targets = MEMORY_ARRAY(float *, batch->count);
+    batch->supports = MEMORY_ARRAY(struct logit_support *, batch->count);
+    batch->support_ids = MEMORY_ARRAY(int32_t *, batch->count);
     for (int32_t i = 0; i < batch->count; i++) {
         const struct trajectory *trajectory = &batch->trajectories[i];
         if (!batch->included[i] || (rules->mask_truncated && trajectory->finish == FINISH_LENGTH))
@@ -104,7 +138,11 @@ static void make_sequences(struct rl_batch *batch, const struct rl_batch_rules *
                                                       .loss_mask = trajectory->loss_mask,
                                                       .unit = s,
                                                       .user = &batch->policies[s]};
+        int rc = trajectory->support_bytes > 0 ? read_support(batch, rules, s) : 0;
+        if (rc < 0)
+            return rc;
     }
+    return 0;
 }
 
 static void summarise(struct rl_batch *batch)
@@ -161,11 +199,12 @@ int rl_batch_read(struct rl_batch *batch, const Hone__Batch *message,
         include(batch);
         rc = check_groups(batch, message);
     }
+    if (rc == 0)
+        rc = make_sequences(batch, rules);
     if (rc < 0) {
         rl_batch_release(batch);
         return error_prefix("batch %lld", (long long)message->number);
     }
-    make_sequences(batch, rules);
     summarise(batch);
     return 0;
 }
@@ -342,6 +381,8 @@ void rl_batch_release(struct rl_batch *batch)
         memory_free(batch->token_advantages[s]);
         memory_free(batch->values[s]);
         memory_free(batch->value_targets[s]);
+        memory_free(batch->supports[s]);
+        memory_free(batch->support_ids[s]);
     }
     for (int32_t i = 0; i < batch->count; i++)
         trajectory_release(&batch->trajectories[i]);
@@ -356,6 +397,8 @@ void rl_batch_release(struct rl_batch *batch)
     memory_free(batch->token_advantages);
     memory_free(batch->values);
     memory_free(batch->value_targets);
+    memory_free(batch->supports);
+    memory_free(batch->support_ids);
     memory_free(batch->owners);
     memset(batch, 0, sizeof *batch);
 }

@@ -21,6 +21,7 @@ struct rl_batch_rules {
     float temperature; /* every trajectory's */
     bool mask_truncated;
     bool truncated_behavior; /* samples are of the truncated distribution (policy_loss.h) */
+    bool keep_support;       /* so is the policy: cut to what each token was drawn from */
 };
 
 /* How advantages are made of rewards (advantage.h, returns.h). With kl_in_reward each trained token
@@ -62,6 +63,8 @@ struct rl_batch {
     float **proximal;                 /* the same, NULL: not kept */
     float **token_advantages;         /* the same, NULL: each trajectory has one */
     float **values, **value_targets;  /* the same, NULL: no critic */
+    struct logit_support **supports;  /* the same, NULL: nothing is cut */
+    int32_t **support_ids;            /* [sequence_count], what they point at */
     struct rl_batch_summary summary;
 };
 

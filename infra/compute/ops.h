@@ -69,6 +69,12 @@ static inline float softmax_token_logprob(const struct softmax_parts *parts, flo
     return (logit * parts->inverse_temperature - parts->max) - parts->log_sum;
 }
 
+/* The ids that a row's logits are kept of, ascending and each once; count 0: all of them. */
+struct logit_support {
+    const int32_t *ids;
+    int64_t count;
+};
+
 /* What AdamW reads and writes of `count` parameters. */
 struct adamw_vectors {
     float *parameters; /* fp32 masters */
@@ -186,8 +192,13 @@ struct backend_ops {
                                    float *logits, int64_t ld, float temperature,
                                    const int32_t *tokens, const float *lse, const float *entropy,
                                    const float *d_logprob, const float *d_entropy);
+    /* Logits of the ids that are not in their row's support become -inf: the row's softmax is that
+     * of the distribution cut to the support. A token outside gets the logprob -inf and leaves no
+     * gradient. */
+    void (*cut_logits)(struct parallel *pool, int64_t rows, int64_t vocab, float *logits,
+                       int64_t ld, const struct logit_support *support);
     /* probs[v] = softmax(logits / temperature), one row, fp32, and what the row's tokens share: for
-     * the sampler, which needs both. */
+     * the sampler, which needs both. probs may be logits. */
     void (*softmax_row)(int64_t vocab, const float *logits, float temperature, float *probs,
                         struct softmax_parts *parts);
 

@@ -257,7 +257,14 @@ static void run_token_logprob(struct exercise *e)
     for (int64_t r = 0; r < rows; r++)
         tokens[r] = (int32_t)draw_size(e, 0, vocab - 1);
     float *entropy = results + rows, *lse = entropy + rows;
+    int32_t *ids = zeros(e, (size_t)vocab * sizeof *ids);
+    struct logit_support *support = zeros(e, (size_t)rows * sizeof *support);
+    for (int32_t id = 0; id < vocab; id++)
+        if (draw_size(e, 0, 2) != 0 || id == tokens[0])
+            ids[support[0].count++] = id;
+    support[0].ids = ids; /* the first row is cut */
     struct softmax_parts parts;
+    e->ops->cut_logits(NULL, rows, vocab, logits, vocab, support);
     e->ops->softmax_row(vocab, logits, temperature, probs, &parts);
     e->ops->token_logprob(NULL, rows, vocab, logits, vocab, temperature, tokens, results, entropy,
                           lse);

@@ -178,6 +178,9 @@ static void check_objective(const struct check *check)
         fail(check, "rl.objective.kl_target", "needs a kl_coef above 0 to start from");
 }
 
+#define SUPPORT_ID_BYTES  2.0   /* of an id among those of a large vocabulary, about */
+#define SUPPORT_BYTES_MAX 128e6 /* half of the largest message */
+
 /* Samples of a truncated distribution are not the policy's own. */
 static void check_truncation(const struct check *check)
 {
@@ -190,7 +193,21 @@ static void check_truncation(const struct check *check)
     if (key && rl->truncated_sampling == RECIPE_TRUNCATED_REFUSE)
         fail(check, key,
              "trains on samples of a truncated distribution: leave it off, or set "
-             "rl.truncated_sampling: importance to take ratios to that distribution");
+             "rl.truncated_sampling: same_support to cut the learner's distributions alike, or "
+             "importance to take ratios to that distribution");
+    if (!recipe_keeps_support(check->recipe))
+        return;
+    if (sampling->top_k == 0)
+        fail(check, "rl.sampling.top_k",
+             "with rl.truncated_sampling: same_support it bounds the ids that are kept with each "
+             "token: set it (top_p and min_p then cut further)");
+    double tokens = (double)rl->prompts_per_step * (double)rl->group_size *
+                    (double)sampling->max_completion_tokens;
+    if (tokens * (double)sampling->top_k * SUPPORT_ID_BYTES > SUPPORT_BYTES_MAX)
+        fail(check, "rl.sampling.top_k",
+             "%lld ids with each of up to %.0f tokens of a batch are more than the %d MB that a "
+             "batch may have of them (rl.truncated_sampling: same_support): lower it",
+             (long long)sampling->top_k, tokens, (int)(SUPPORT_BYTES_MAX / 1e6));
 }
 
 static void check_prompts(const struct check *check, const char *key,

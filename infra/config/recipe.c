@@ -152,6 +152,13 @@ struct source_place recipe_place_of(const struct recipe *recipe, const char *key
     return (struct source_place){.source = recipe->file ? recipe->file : "recipe"};
 }
 
+bool recipe_keeps_support(const struct recipe *recipe)
+{
+    const struct sampling_settings *sampling = &recipe->rl.sampling;
+    return recipe->rl.truncated_sampling == RECIPE_TRUNCATED_SAME_SUPPORT &&
+           (sampling->top_p < 1 || sampling->top_k > 0 || sampling->min_p > 0);
+}
+
 bool recipe_baseline_is_of_group(enum recipe_baseline baseline)
 {
     return baseline == RECIPE_BASELINE_GROUP_MEAN || baseline == RECIPE_BASELINE_LEAVE_ONE_OUT;

@@ -81,7 +81,11 @@ enum recipe_kl_estimator {
     RECIPE_KL_K3_STRAIGHT_THROUGH
 };
 enum recipe_kl_in { RECIPE_KL_IN_LOSS, RECIPE_KL_IN_REWARD };
-enum recipe_truncated { RECIPE_TRUNCATED_REFUSE, RECIPE_TRUNCATED_IMPORTANCE };
+enum recipe_truncated {
+    RECIPE_TRUNCATED_REFUSE,
+    RECIPE_TRUNCATED_IMPORTANCE,
+    RECIPE_TRUNCATED_SAME_SUPPORT
+};
 enum recipe_pairs_source { RECIPE_PAIRS_FILE, RECIPE_PAIRS_RL_LOG };
 enum recipe_activations { RECIPE_ACTIVATIONS_KEPT, RECIPE_ACTIVATIONS_BY_LAYER };
 enum recipe_transport {
@@ -429,6 +433,8 @@ bool recipe_has_stage(const struct recipe *recipe, const char *stage);
 /* Where a key was given: itself, else the nearest enclosing key, else the file. */
 struct source_place recipe_place_of(const struct recipe *recipe, const char *key);
 /* Whether advantages are told from a prompt's group: then equal rewards in it teach nothing. */
+/* Whether rollouts keep what their tokens' distributions were cut to, for the learner. */
+bool recipe_keeps_support(const struct recipe *recipe);
 bool recipe_baseline_is_of_group(enum recipe_baseline baseline);
 const char *recipe_dtype_name(enum recipe_dtype dtype); /* "float32", "bfloat16" */
 

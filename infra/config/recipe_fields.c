@@ -51,7 +51,7 @@ static const char *const clipping_names[] = {"ppo", "cispo", "aipo", "none", NUL
 static const char *const kl_in_names[] = {"loss", "reward", NULL};
 static const char *const chat_names[] = {"auto", "always", "never", NULL};
 static const char *const filter_names[] = {"off", "measure", "on", NULL};
-static const char *const truncated_names[] = {"refuse", "importance", NULL};
+static const char *const truncated_names[] = {"refuse", "importance", "same_support", NULL};
 static const char *const aggregation_names[] = {"token_mean", "sequence_mean", "constant", NULL};
 static const char *const off_policy_names[] = {
     "behavior_ratio", "decoupled", "truncated_sequence", "icepop", "sequence_rejection",
@@ -496,8 +496,9 @@ static const struct config_field rl_fields[] = {
          "the baseline"),
     ENUM("truncated_sampling", rl_settings, truncated_sampling, "refuse", truncated_names,
          "With top_p, top_k or min_p the behavior policy is not the model's own distribution: "
-         "refuse such a recipe, or take importance ratios to the truncated distribution that was "
-         "sampled from"),
+         "refuse such a recipe; take importance ratios to the truncated distribution that was "
+         "sampled from; or cut the learner's distributions (the reference's too) to the very ids "
+         "that each token was drawn from, which rollouts then keep (needs top_k)"),
     TABLE("optimizer", rl_settings, optimizer, rl_optimizer_fields, "AdamW of the RL stage."),
     LORA(rl_settings),
     INT("micro_batch_tokens", rl_settings, micro_batch_tokens, "4096", 16, TOKENS_MAX, "tokens",

@@ -6,6 +6,7 @@
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
 #include "infra/base/memory.h"
+#include "infra/data/token_support.h"
 
 /* fp32 rounding may leave a logarithm of a probability a little above zero; more is a bug upstream.
  */
@@ -42,6 +43,7 @@ void trajectory_release(struct trajectory *trajectory)
     memory_free(trajectory->policy_version);
     memory_free(trajectory->loss_mask);
     memory_free(trajectory->kv_mixed);
+    memory_free(trajectory->support);
     memory_free(trajectory->segments);
     memory_free(trajectory->routing);
     memset(trajectory, 0, sizeof *trajectory);
@@ -109,25 +111,31 @@ void trajectory_append(struct trajectory *to, const struct trajectory *tail)
         grown(to->policy_version, old, tail->policy_version, count, sizeof *to->policy_version);
     to->loss_mask = grown(to->loss_mask, old, tail->loss_mask, count, sizeof *to->loss_mask);
     to->kv_mixed = grown(to->kv_mixed, old, tail->kv_mixed, count, sizeof *to->kv_mixed);
+    if (tail->support_bytes > 0)
+        to->support = grown(to->support, to->support_bytes, tail->support, tail->support_bytes, 1);
+    to->support_bytes += tail->support_bytes;
     to->token_count += count;
     trajectory_add_segment(to, SEGMENT_POLICY, count);
 }
 
 static int check_lengths(const struct trajectory *t)
 {
-    if (t->token_count < 0 || t->segment_count < 0 || t->routing_bytes < 0 || t->sample_index < 0)
+    if (t->token_count < 0 || t->segment_count < 0 || t->routing_bytes < 0 ||
+        t->support_bytes < 0 || t->sample_index < 0)
         return error_set(HONE_EFORMAT,
-                         "a negative count (tokens %d, segments %d, routing %d, "
+                         "a negative count (tokens %d, segments %d, routing %d, support %d, "
                          "sample %d)",
-                         t->token_count, t->segment_count, t->routing_bytes, t->sample_index);
+                         t->token_count, t->segment_count, t->routing_bytes, t->support_bytes,
+                         t->sample_index);
     if (t->prompt_tokens < 0 || t->prompt_tokens > t->token_count)
         return error_set(HONE_EFORMAT, "%d prompt tokens of %d tokens", t->prompt_tokens,
                          t->token_count);
     if (t->token_count > 0 &&
         (!t->tokens || !t->behavior_logprob || !t->log_mass || !t->policy_version || !t->loss_mask))
         return error_set(HONE_EFORMAT, "a per-token array is missing");
-    if ((t->segment_count > 0 && !t->segments) || (t->routing_bytes > 0 && !t->routing))
-        return error_set(HONE_EFORMAT, "segments or routing are missing");
+    if ((t->segment_count > 0 && !t->segments) || (t->routing_bytes > 0 && !t->routing) ||
+        (t->support_bytes > 0 && !t->support))
+        return error_set(HONE_EFORMAT, "segments, routing or support are missing");
     return 0;
 }
 
@@ -203,6 +211,27 @@ static int check_tokens(const struct trajectory *t)
     return 0;
 }
 
+static int check_support(const struct trajectory *t)
+{
+    struct support_cursor cursor = {0};
+    if (t->support_bytes > 0)
+        cursor = (struct support_cursor){t->support, t->support + t->support_bytes};
+    for (int32_t i = 0; t->sampling.keep_support && i < t->token_count; i++) {
+        if (!t->loss_mask[i])
+            continue;
+        int found = token_support_contains(&cursor, t->tokens[i]);
+        if (found < 0)
+            return error_prefix("token %d", i);
+        if (!found)
+            return error_set(HONE_EFORMAT, "token %d (id %d) is not in what it was drawn from", i,
+                             t->tokens[i]);
+    }
+    if (cursor.at != cursor.end)
+        return error_set(HONE_EFORMAT, "%lld bytes of support belong to no token",
+                         (long long)(cursor.end - cursor.at));
+    return 0;
+}
+
 int sampling_validate(const struct sampling *sampling)
 {
     if (!isfinite(sampling->temperature) || sampling->temperature < 0.0f)
@@ -259,6 +288,8 @@ int trajectory_validate(const struct trajectory *trajectory)
         rc = error_set(HONE_EFORMAT, "finish reason %d", (int)trajectory->finish);
     if (rc == 0)
         rc = sampling_validate(&trajectory->sampling);
+    if (rc == 0)
+        rc = check_support(trajectory);
     if (rc == 0)
         rc = reward_validate(&trajectory->reward);
     return rc;

@@ -26,6 +26,7 @@ struct sampling {
     float top_p;       /* 1 = off */
     int32_t top_k;     /* 0 = off */
     float min_p;       /* 0 = off */
+    bool keep_support; /* logprobs are of the cut distribution, and what it was cut to is kept */
     int32_t max_completion_tokens;
     uint64_t seed;
     int32_t stop_ids[SAMPLING_STOP_MAX];
@@ -78,6 +79,8 @@ struct trajectory {
     uint8_t *loss_mask;      /* [token_count] 1 = sampled by the policy and trained */
     uint8_t *kv_mixed;       /* [token_count] 1 = its logits saw keys and values that other weights
                                 than policy_version's had filled in; may be NULL: none */
+    uint8_t *support; /* with keep_support: a record of each trained token (token_support.h) */
+    int32_t support_bytes;
     struct segment *segments;
     int32_t segment_count;
     uint8_t *routing; /* MoE choices, empty for dense models */
@@ -108,6 +111,7 @@ void trajectory_append(struct trajectory *to, const struct trajectory *tail);
  *   - kv_mixed is 0 or 1, and 1 only where loss_mask is;
  *   - loss_mask is 0 or 1, and 1 only on policy tokens that have a version;
  *   - behavior_logprob and log_mass are finite, not positive, and 0 where loss_mask is 0;
+ *   - with keep_support every trained token has a support, which it is in; without, none has;
  *   - versions are -1 on the prompt and never go back (environment tokens may have -1);
  *   - sampling, finish and reward are in range. */
 int trajectory_validate(const struct trajectory *trajectory);

@@ -79,6 +79,9 @@ struct transformer {
  * act [count, hidden]. */
 void transformer_head_chunk(struct transformer *transformer, int32_t count, const int32_t *rows,
                             const void **input);
+/* The same of targets [done, done + count), cut to their support. */
+void transformer_target_chunk(struct transformer *transformer, const struct head_targets *targets,
+                              int32_t done, int32_t count, const void **input);
 
 /* Makes layers[layer] hold that layer's activations of the latest forward, computing them again
  * from the layer's input when they are not kept. */

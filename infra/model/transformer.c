@@ -564,18 +564,28 @@ void transformer_values(const struct transformer *transformer, int32_t count, co
     }
 }
 
-void transformer_logprob(struct transformer *transformer, int32_t count, const int32_t *rows,
-                         const int32_t *targets, float temperature, float *logprob, float *entropy)
+void transformer_target_chunk(struct transformer *transformer, const struct head_targets *targets,
+                              int32_t done, int32_t count, const void **input)
+{
+    const struct compute *compute = transformer->model->compute;
+    HONE_ASSERT(targets->temperature > 0.0f);
+    transformer_head_chunk(transformer, count, targets->rows + done, input);
+    if (targets->support)
+        compute->ops->cut_logits(compute->pool, count, transformer->vocab, transformer->logits,
+                                 transformer->vocab, targets->support + done);
+}
+
+void transformer_logprob(struct transformer *transformer, const struct head_targets *targets,
+                         float *logprob, float *entropy)
 {
     struct transformer *t = transformer;
     const struct compute *compute = t->model->compute;
-    HONE_ASSERT(temperature > 0.0f);
-    for (int32_t done = 0; done < count; done += t->head_rows) {
-        int32_t chunk = chunk_at(t, count, done);
+    for (int32_t done = 0; done < targets->count; done += t->head_rows) {
+        int32_t chunk = chunk_at(t, targets->count, done);
         const void *input;
-        transformer_head_chunk(t, chunk, rows + done, &input);
+        transformer_target_chunk(t, targets, done, chunk, &input);
         compute->ops->token_logprob(compute->pool, chunk, t->vocab, t->logits, t->vocab,
-                                    temperature, targets + done, logprob + done,
+                                    targets->temperature, targets->targets + done, logprob + done,
                                     entropy ? entropy + done : NULL, NULL);
     }
 }

@@ -48,10 +48,18 @@ const float *transformer_head(struct transformer *transformer, int32_t count, co
 /* The same for any number of rows into `logits`. */
 void transformer_logits(struct transformer *transformer, int32_t count, const int32_t *rows,
                         float *logits);
-/* logprob[i] = log p(targets[i] | row rows[i]) at `temperature`; entropy may be NULL. The head runs
- * in chunks, so no [count, vocab] matrix exists. count <= max_rows. */
-void transformer_logprob(struct transformer *transformer, int32_t count, const int32_t *rows,
-                         const int32_t *targets, float temperature, float *logprob, float *entropy);
+/* Which tokens' logprobs are asked for: of targets[i] after row rows[i], each row at most once and
+ * ascending; count <= max_rows. */
+struct head_targets {
+    int32_t count;
+    const int32_t *rows, *targets;
+    float temperature;
+    const struct logit_support *support; /* [count] the distributions are cut to; NULL: none is */
+};
+/* logprob[i] = log p(targets[i] | row rows[i]); entropy may be NULL. The head runs in chunks, so no
+ * [count, vocab] matrix exists. */
+void transformer_logprob(struct transformer *transformer, const struct head_targets *targets,
+                         float *logprob, float *entropy);
 /* A linear head beside the vocabulary's: values[i] = weights[hidden] + sum_k weights[k] h[k] of the
  * final normed hidden state h of row rows[i], summed in double in ascending k. weights [hidden +
  * 1], the bias last. */
@@ -67,10 +75,9 @@ struct value_gradient {
 /* Adds the gradient of sum_i d_logprob[i] * logprob[i] + d_entropy[i] * entropy[i] over the latest
  * (training) forward into gradient fp32 [parameter_count], canonical order. Every sequence of that
  * forward must have started at position 0. d_entropy may be NULL, and so may values, whose rows are
- * the same. Row r of `rows` appears at most once, ascending. */
-void transformer_backward(struct transformer *transformer, int32_t count, const int32_t *rows,
-                          const int32_t *targets, float temperature, const float *d_logprob,
-                          const float *d_entropy, const struct value_gradient *values,
-                          float *gradient);
+ * the same. */
+void transformer_backward(struct transformer *transformer, const struct head_targets *targets,
+                          const float *d_logprob, const float *d_entropy,
+                          const struct value_gradient *values, float *gradient);
 
 #endif

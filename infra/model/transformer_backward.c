@@ -38,30 +38,30 @@ static void norm_backward(const struct backward *b, int64_t weight, const float 
 
 /* ---- the head ---- */
 
-struct head_targets {
-    const int32_t *rows, *targets;
-    float temperature;
+struct head_gradient {
+    const struct head_targets *targets;
     const float *d_logprob, *d_entropy;
     const struct value_gradient *values; /* NULL: none */
 };
 
 /* Adds one chunk's gradient to d_final [T, hidden] (zeroed by the caller) and to the head's weight.
  */
-static void head_chunk_backward(const struct backward *b, const struct head_targets *targets,
+static void head_chunk_backward(const struct backward *b, const struct head_gradient *head,
                                 int32_t done, int32_t count, float *d_final)
 {
     struct transformer *t = b->transformer;
     const struct backward_buffers *buffers = &t->backward;
+    const struct head_targets *targets = head->targets;
     const int32_t *rows = targets->rows + done, *tokens = targets->targets + done;
-    const float *d_entropy = targets->d_entropy ? targets->d_entropy + done : NULL;
+    const float *d_entropy = head->d_entropy ? head->d_entropy + done : NULL;
     float *entropy = d_entropy ? buffers->head_entropy : NULL;
     const void *input;
-    transformer_head_chunk(t, count, rows, &input);
+    transformer_target_chunk(t, targets, done, count, &input);
     b->ops->token_logprob(b->pool, count, t->vocab, t->logits, t->vocab, targets->temperature,
                           tokens, buffers->head_logprob, entropy, buffers->head_lse);
     b->ops->token_logprob_backward(b->pool, count, t->vocab, t->logits, t->vocab,
                                    targets->temperature, tokens, buffers->head_lse, entropy,
-                                   targets->d_logprob + done, d_entropy);
+                                   head->d_logprob + done, d_entropy);
     linear_backward(b, &b->model->head, count, t->logits, input, buffers->head_hidden);
     for (int32_t i = 0; i < count; i++)
         memcpy(d_final + rows[i] * t->hidden, buffers->head_hidden + i * t->hidden,
@@ -69,12 +69,13 @@ static void head_chunk_backward(const struct backward *b, const struct head_targ
 }
 
 /* Adds what the value head gives to d_final and to its own gradient, rows ascending. */
-static void value_backward(const struct backward *b, const struct head_targets *targets,
-                           int32_t count, float *d_final)
+static void value_backward(const struct backward *b, const struct head_gradient *head,
+                           float *d_final)
 {
     const struct transformer *t = b->transformer;
-    const struct value_gradient *values = targets->values;
-    for (int32_t i = 0; i < count; i++) {
+    const struct value_gradient *values = head->values;
+    const struct head_targets *targets = head->targets;
+    for (int32_t i = 0; i < targets->count; i++) {
         float *d_row = d_final + targets->rows[i] * t->hidden;
         float d_value = values->d_values[i];
         for (int64_t k = 0; k < t->hidden; k++) {
@@ -85,19 +86,19 @@ static void value_backward(const struct backward *b, const struct head_targets *
     }
 }
 
-static void head_backward(const struct backward *b, const struct head_targets *targets,
-                          int32_t count)
+static void head_backward(const struct backward *b, const struct head_gradient *head)
 {
     struct transformer *t = b->transformer;
+    int32_t count = head->targets->count;
     const struct layer_activations *last = &t->layers[b->model->config.layers - 1];
     size_t bytes = (size_t)(t->row_count * t->hidden) * sizeof(float);
     float *d_final = t->backward.narrow;
     parallel_zero(b->pool, d_final, bytes);
     for (int32_t done = 0; done < count; done += t->head_rows)
-        head_chunk_backward(b, targets, done,
+        head_chunk_backward(b, head, done,
                             count - done < t->head_rows ? count - done : t->head_rows, d_final);
-    if (targets->values)
-        value_backward(b, targets, count, d_final);
+    if (head->values)
+        value_backward(b, head, d_final);
     parallel_zero(b->pool, t->backward.residual, bytes);
     norm_backward(b, b->model->final_norm, last->output, t->final_rms, d_final,
                   t->backward.residual);
@@ -176,10 +177,9 @@ static void attention_backward(const struct backward *b, int32_t layer_index)
                   buffers->residual);
 }
 
-void transformer_backward(struct transformer *transformer, int32_t count, const int32_t *rows,
-                          const int32_t *targets, float temperature, const float *d_logprob,
-                          const float *d_entropy, const struct value_gradient *values,
-                          float *gradient)
+void transformer_backward(struct transformer *transformer, const struct head_targets *targets,
+                          const float *d_logprob, const float *d_entropy,
+                          const struct value_gradient *values, float *gradient)
 {
     struct transformer *t = transformer;
     const struct backward b = {.transformer = t,
@@ -187,19 +187,15 @@ void transformer_backward(struct transformer *transformer, int32_t count, const 
                                .ops = t->model->compute->ops,
                                .pool = t->model->compute->pool,
                                .gradient = gradient};
-    const struct head_targets head = {.rows = rows,
-                                      .targets = targets,
-                                      .temperature = temperature,
-                                      .d_logprob = d_logprob,
-                                      .d_entropy = d_entropy,
-                                      .values = values};
-    HONE_ASSERT(t->keep != ACTIVATIONS_NONE && temperature > 0.0f);
+    const struct head_gradient head = {
+        .targets = targets, .d_logprob = d_logprob, .d_entropy = d_entropy, .values = values};
+    HONE_ASSERT(t->keep != ACTIVATIONS_NONE);
     HONE_ASSERT(t->whole_runs && t->from_beginning);
-    for (int32_t i = 1; i < count; i++)
-        HONE_ASSERT(rows[i] > rows[i - 1]);
-    if (count == 0)
+    for (int32_t i = 1; i < targets->count; i++)
+        HONE_ASSERT(targets->rows[i] > targets->rows[i - 1]);
+    if (targets->count == 0)
         return;
-    head_backward(&b, &head, count);
+    head_backward(&b, &head);
     for (int32_t i = t->model->config.layers - 1; i >= 0; i--) {
         transformer_restore_layer(t, i);
         mlp_backward(&b, i);

@@ -27,6 +27,7 @@ size_t micro_batch_bytes(int32_t max_tokens)
     size_t blocks = (size_t)micro_batch_kv_blocks(max_tokens);
     return aligned(sequences * sizeof(struct kv_sequence)) + aligned(blocks * sizeof(int32_t)) +
            ROW_ARRAYS * aligned((size_t)max_tokens * sizeof(float)) +
+           aligned((size_t)max_tokens * sizeof(struct logit_support)) +
            SEQUENCE_ARRAYS * aligned(sequences * sizeof(void *));
 }
 
@@ -54,6 +55,8 @@ void micro_batch_init(struct micro_batch *micro, int32_t max_tokens, struct kv_c
         *integers[i] = arena_alloc(&micro->arena, row_bytes);
     for (size_t i = 0; i < sizeof floats / sizeof *floats; i++)
         *floats[i] = arena_alloc(&micro->arena, row_bytes);
+    micro->head_support =
+        arena_alloc(&micro->arena, (size_t)max_tokens * sizeof *micro->head_support);
     size_t table_bytes = (size_t)micro->max_sequences * sizeof(void *);
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         *tables[i] = arena_alloc(&micro->arena, table_bytes);
@@ -88,6 +91,7 @@ static void append_sequence(struct micro_batch *micro, const struct train_sequen
 {
     int32_t rows = last_trained(sequence);
 
+    micro->is_cut = micro->is_cut || sequence->support != NULL;
     for (int32_t i = 0; i < rows; i++) {
         int32_t row = micro->row_count++;
         micro->tokens[row] = sequence->tokens[i];
@@ -98,6 +102,8 @@ static void append_sequence(struct micro_batch *micro, const struct train_sequen
         int32_t head = micro->head_count++;
         micro->head_rows[head] = row;
         micro->targets[head] = sequence->tokens[i + 1];
+        micro->head_support[head] =
+            sequence->support ? sequence->support[i + 1] : (struct logit_support){0};
     }
     struct kv_sequence *kv = &micro->kv[slot];
     kv->blocks = micro->block_ids + micro->block_count;
@@ -117,6 +123,7 @@ void micro_batch_load(struct micro_batch *micro, const struct train_batch *batch
     micro->count = count;
     micro->row_count = 0;
     micro->head_count = 0;
+    micro->is_cut = false;
     micro->block_count = 0;
     for (int32_t s = 0; s < count; s++) {
         const struct train_sequence *sequence = &batch->sequences[first + s];
@@ -153,6 +160,15 @@ struct forward_rows micro_batch_rows(const struct micro_batch *micro)
                                  .positions = micro->positions,
                                  .sequence = micro->sequence,
                                  .sequences = micro->kv_of};
+}
+
+struct head_targets micro_batch_targets(const struct micro_batch *micro, float temperature)
+{
+    return (struct head_targets){.count = micro->head_count,
+                                 .rows = micro->head_rows,
+                                 .targets = micro->targets,
+                                 .temperature = temperature,
+                                 .support = micro->is_cut ? micro->head_support : NULL};
 }
 
 void micro_batch_scatter(struct micro_batch *micro, const struct train_batch *batch)

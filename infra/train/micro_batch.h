@@ -30,6 +30,8 @@ struct micro_batch {
 
     int32_t head_count;
     int32_t *head_rows, *targets;           /* [head_count] */
+    struct logit_support *head_support;     /* [head_count] */
+    bool is_cut;                            /* some head row's distribution is */
     float *head_logprob, *head_entropy;     /* [head_count] */
     float *head_d_logprob, *head_d_entropy; /* [head_count] */
     float *head_value, *head_d_value;       /* [head_count] */
@@ -52,6 +54,7 @@ void micro_batch_load(struct micro_batch *micro, const struct train_batch *batch
 /* Gives the KV blocks back. */
 void micro_batch_unload(struct micro_batch *micro);
 struct forward_rows micro_batch_rows(const struct micro_batch *micro);
+struct head_targets micro_batch_targets(const struct micro_batch *micro, float temperature);
 /* head_logprob and head_entropy -> streams; d streams -> head_d_logprob and head_d_entropy. */
 void micro_batch_scatter(struct micro_batch *micro, const struct train_batch *batch);
 void micro_batch_gather(struct micro_batch *micro, const struct train_batch *batch);

@@ -230,9 +230,9 @@ static void forward_micro_batch(struct trainer *t, const struct train_batch *pac
                                  t->compute.pool, t->noise);
             rows.noise = t->noise;
         }
+        const struct head_targets targets = micro_batch_targets(micro, packed->temperature);
         transformer_forward(t->transformer, &rows);
-        transformer_logprob(t->transformer, micro->head_count, micro->head_rows, micro->targets,
-                            packed->temperature, micro->head_logprob,
+        transformer_logprob(t->transformer, &targets, micro->head_logprob,
                             packed->need_entropy ? micro->head_entropy : NULL);
         if (packed->need_value)
             transformer_values(t->transformer, micro->head_count, micro->head_rows,
@@ -251,8 +251,8 @@ static void backward_micro_batch(struct trainer *t, const struct train_batch *ba
     const struct value_gradient values = {.weights = t->value.weights,
                                           .d_values = micro->head_d_value,
                                           .gradient = t->value.gradient};
-    transformer_backward(t->transformer, micro->head_count, micro->head_rows, micro->targets,
-                         batch->temperature, micro->head_d_logprob,
+    const struct head_targets targets = micro_batch_targets(micro, batch->temperature);
+    transformer_backward(t->transformer, &targets, micro->head_d_logprob,
                          batch->need_entropy ? micro->head_d_entropy : NULL,
                          batch->need_value ? &values : NULL, t->gradient);
 }

@@ -32,6 +32,8 @@ struct train_sequence {
     const int32_t *tokens;
     int32_t count;
     const uint8_t *loss_mask; /* [count] */
+    /* [count] What tokens' distributions are cut to; NULL: nothing is cut. */
+    const struct logit_support *support;
     int32_t unit; /* consecutive sequences of one unit share a micro-batch (a DPO pair) */
     void *user;   /* the loss's own data of this sequence */
 };

@@ -34,6 +34,7 @@ void wire_sampling_build(Hone__Sampling *message, const struct sampling *samplin
     message->min_p = sampling->min_p;
     message->max_completion_tokens = sampling->max_completion_tokens;
     message->seed = sampling->seed;
+    message->has_keep_support = message->keep_support = sampling->keep_support;
     if (sampling->stop_count > 0) {
         message->has_stop_ids = 1;
         message->stop_ids.len = (size_t)sampling->stop_count * sizeof(int32_t);
@@ -54,6 +55,7 @@ int wire_sampling_read(const Hone__Sampling *message, struct sampling *sampling)
     sampling->max_completion_tokens =
         message->has_max_completion_tokens ? message->max_completion_tokens : 0;
     sampling->seed = message->has_seed ? message->seed : 0;
+    sampling->keep_support = message->has_keep_support && message->keep_support;
     sampling->stop_count = (int32_t)(stop_bytes / sizeof(int32_t));
     if (stop_bytes > 0)
         memcpy(sampling->stop_ids, message->stop_ids.data, stop_bytes);
@@ -173,18 +175,23 @@ static void build_arrays(struct wire_trajectory *wire, const struct trajectory *
     m->has_routing = t->routing_bytes > 0;
     if (m->has_routing)
         m->routing = place(&cursor, t->routing, (size_t)t->routing_bytes);
+    m->has_support = t->support_bytes > 0;
+    if (m->has_support)
+        m->support = place(&cursor, t->support, (size_t)t->support_bytes);
 }
 
 void wire_trajectory_build(struct wire_trajectory *wire, const struct trajectory *trajectory)
 {
     const struct trajectory *t = trajectory;
-    HONE_ASSERT(t->token_count >= 0 && t->segment_count >= 0 && t->routing_bytes >= 0);
+    HONE_ASSERT(t->token_count >= 0 && t->segment_count >= 0 && t->routing_bytes >= 0 &&
+                t->support_bytes >= 0);
     size_t count = (size_t)t->token_count;
     size_t runs = encode_runs(t->policy_version, t->token_count, NULL);
     bool has_mass = !all_zero(t->log_mass, t->token_count);
     bool has_mixed = count > 0 && t->kv_mixed && memchr(t->kv_mixed, 1, count);
     size_t bytes = count * (sizeof(int32_t) + 2 * sizeof(float) + 2) + runs * RUN_BYTES +
-                   (size_t)t->segment_count * SEGMENT_BYTES + (size_t)t->routing_bytes;
+                   (size_t)t->segment_count * SEGMENT_BYTES + (size_t)t->routing_bytes +
+                   (size_t)t->support_bytes;
     struct trajectory_storage *storage = memory_alloc(1, sizeof *storage + bytes);
     Hone__Trajectory *m = &wire->message;
     hone__trajectory__init(m);
@@ -244,6 +251,8 @@ static int check_sizes(const Hone__Trajectory *m, size_t count)
         return error_set(HONE_EFORMAT, "segments have %zu bytes", m->segments.len);
     if (m->has_routing && m->routing.len > INT32_MAX)
         return error_set(HONE_EFORMAT, "routing has %zu bytes", m->routing.len);
+    if (m->has_support && m->support.len > INT32_MAX)
+        return error_set(HONE_EFORMAT, "support has %zu bytes", m->support.len);
     return 0;
 }
 
@@ -291,6 +300,10 @@ static int read_arrays(const Hone__Trajectory *m, struct trajectory *t)
     if (m->has_routing && m->routing.len > 0) {
         t->routing_bytes = (int32_t)m->routing.len;
         t->routing = memory_dup(m->routing.data, m->routing.len);
+    }
+    if (m->has_support && m->support.len > 0) {
+        t->support_bytes = (int32_t)m->support.len;
+        t->support = memory_dup(m->support.data, m->support.len);
     }
     return read_runs(m, t);
 }

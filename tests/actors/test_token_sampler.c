@@ -36,8 +36,14 @@ static int32_t draw_on(const struct backend_ops *ops, struct row *row,
     struct token_choice choice;
     float logprob, temperature = sampling->temperature > 0.0f ? sampling->temperature : 1.0f;
     token_sample(&sampler, row->logits, sampling, key, position, &choice);
-    ops->token_logprob(NULL, 1, VOCAB, row->logits, VOCAB, temperature, &choice.token, &logprob,
-                       NULL, NULL);
+    float logits[VOCAB];
+    memcpy(logits, row->logits, sizeof logits);
+    if (sampling->keep_support) { /* of the distribution that the sampler says it drew from */
+        const struct logit_support support = {.ids = row->order, .count = choice.kept};
+        ops->cut_logits(NULL, 1, VOCAB, logits, VOCAB, &support);
+    }
+    ops->token_logprob(NULL, 1, VOCAB, logits, VOCAB, temperature, &choice.token, &logprob, NULL,
+                       NULL);
     assert_true(isnan(logprob) == isnan(choice.logprob));
     if (!isnan(logprob))
         assert_memory_equal(&logprob, &choice.logprob, sizeof logprob);
@@ -197,6 +203,44 @@ static void test_frequencies_follow_the_probabilities(void **state)
     (void)state;
     check_frequencies(&(struct sampling){.temperature = 1.5f, .top_p = 0.9f});
     check_frequencies(&(struct sampling){.temperature = 1.5f, .top_p = 1.0f});
+    check_frequencies(&(struct sampling){.temperature = 1.5f, .top_p = 0.9f, .keep_support = true});
+}
+
+/* The support is what the naive cut keeps, whose logprobs add up to one; the token is the same
+ * whether it is kept or not (draw_on holds the logprob against the learner's). */
+static void test_kept_support(void **state)
+{
+    (void)state;
+    struct row row;
+    double kept[VOCAB];
+    int cut_cases = 0;
+    for (uint64_t trial = 0; trial < 300; trial++) {
+        fill_logits(&row, trial, VOCAB);
+        struct sampling sampling = {.temperature = 0.5f + 0.01f * (float)(trial % 100),
+                                    .top_p = trial % 3 == 0 ? 0.8f : 1.0f,
+                                    .top_k = trial % 2 == 0 ? 40 : 0,
+                                    .min_p = trial % 5 == 0 ? 0.02f : 0.0f};
+        float mass;
+        int32_t token = draw(&row, &sampling, VOCAB, trial, &mass);
+        sampling.keep_support = true;
+        assert_int_equal(draw(&row, &sampling, VOCAB, trial, &mass), token);
+        struct token_sampler sampler = {backend_cpu(CPU_ISA_SCALAR), VOCAB, VOCAB, row.probs,
+                                        row.order};
+        struct token_choice choice;
+        token_sample(&sampler, row.logits, &sampling, &draw_key, trial, &choice);
+        double total = naive_support(row.logits, &sampling, VOCAB, kept);
+        int64_t next = 0;
+        for (int32_t id = 0; choice.kept > 0 && id < VOCAB; id++) {
+            bool listed = next < choice.kept && row.order[next] == id;
+            assert_int_equal(listed, kept[id] > 0.0);
+            next += listed;
+        }
+        assert_int_equal(next, choice.kept);
+        cut_cases += choice.kept > 0;
+        if (choice.kept > 0)
+            assert_true(fabs((double)choice.logprob - log(kept[choice.token] / total)) < 1e-5);
+    }
+    assert_true(cut_cases > 150);
 }
 
 static void test_draw_depends_on_key_and_position_alone(void **state)
@@ -268,6 +312,7 @@ int main(void)
         cmocka_unit_test(test_support_and_mass_match_the_naive_reference),
         cmocka_unit_test(test_nothing_cut_has_mass_zero_exactly),
         cmocka_unit_test(test_frequencies_follow_the_probabilities),
+        cmocka_unit_test(test_kept_support),
         cmocka_unit_test(test_draw_depends_on_key_and_position_alone),
         cmocka_unit_test(test_every_instruction_set_agrees),
         cmocka_unit_test(test_extreme_logits),

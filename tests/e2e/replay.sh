@@ -1,5 +1,5 @@
 #!/bin/sh
-# G7, asynchronous: two actors, staleness 4, random stalls; `hone replay` makes every version again from the log, bit
+# G7, asynchronous: two actors, staleness 4, random stalls, tokens of cut distributions in every second run; `hone replay` makes every version again from the log, bit
 # for bit. A log that says something else than was trained is found, by its version.
 # usage: replay.sh HONE REPOSITORY BUILD [RUNS]
 set -eu
@@ -33,10 +33,12 @@ while [ $i -lt "$runs" ]; do
     i=$((i + 1))
     run=$scratch/run$i
     : >"$run.stalls"
+    cut=
+    [ $((i % 2)) = 0 ] && cut="rl.sampling.top_k=20 rl.sampling.top_p=0.9 rl.truncated_sampling=same_support"
     stall "$run" &
     staller=$!
     # shellcheck disable=SC2086
-    "$hone" run recipe.yaml output_dir="$run" seed=$i rl.steps=7 $base >/dev/null 2>log.txt || { cat log.txt >&2; fail "run $i"; }
+    "$hone" run recipe.yaml output_dir="$run" seed=$i rl.steps=7 $base $cut >/dev/null 2>log.txt || { cat log.txt >&2; fail "run $i"; }
     touch "$run.over"
     wait $staller
     "$hone" replay "$run" --out "$run.out" >replay.txt 2>err.txt || { cat replay.txt err.txt >&2; fail "replay of run $i"; }

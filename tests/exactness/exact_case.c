@@ -116,6 +116,7 @@ static void draw_generation(struct draws *d, struct exact_case *c)
             sampling->top_p = 0.05f + 0.94f * draw_unit(d);
         if (draw_between(d, 0, 2) == 0)
             sampling->min_p = 0.3f * draw_unit(d);
+        sampling->keep_support = draw_between(d, 0, 1) != 0;
         sampling->stop_ids[0] = draw_between(d, 0, c->config.vocab_size - 1);
     }
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "actors/rollout_engine.h"
+#include "infra/data/token_support.h"
 #include "infra/base/assert.h"
 #include "infra/base/memory.h"
 #include "infra/train/trainer.h"
@@ -160,7 +161,9 @@ static void run_pass(struct forward_run *run)
         where[count++] = run->first[s] + next - 1;
     }
     transformer_logits(run->transformer, count, rows, run->pass_logits);
-    transformer_logprob(run->transformer, count, rows, targets, c->temperature, logprob, entropy);
+    const struct head_targets heads = {
+        .count = count, .rows = rows, .targets = targets, .temperature = c->temperature};
+    transformer_logprob(run->transformer, &heads, logprob, entropy);
     for (int32_t i = 0; i < count; i++) {
         memcpy(run->logits + where[i] * vocab, run->pass_logits + i * vocab,
                (size_t)vocab * sizeof(float));
@@ -335,11 +338,34 @@ static void push_samples(const struct exact_case *c, const struct trajectory *sa
         push(result, t->tokens, t->token_count);
         push(result, t->behavior_logprob, t->token_count);
         push(result, t->log_mass, t->token_count);
+        for (int32_t b = 0; b < t->support_bytes; b++) {
+            int32_t byte = t->support[b];
+            push(result, &byte, 1);
+        }
     }
     result->part_end[EXACT_SAMPLES] = result->count;
 }
 
 /* ---- the trainer ---- */
+
+/* What the trajectory's tokens were drawn from; its ids into a new array. */
+static int32_t *read_support(const struct trajectory *t, struct logit_support *support)
+{
+    int32_t *ids = MEMORY_ARRAY(int32_t, t->support_bytes + 1);
+    int64_t used = 0;
+    struct support_cursor cursor = {t->support, t->support};
+    if (t->support_bytes > 0)
+        cursor.end += t->support_bytes;
+    memset(support, 0, LENGTH_MAX * sizeof *support);
+    for (int32_t i = t->prompt_tokens; t->sampling.keep_support && i < t->token_count; i++) {
+        int64_t count = token_support_next(&cursor, ids + used, t->support_bytes - used);
+        HONE_ASSERT(count >= 0);
+        support[i] = (struct logit_support){.ids = ids + used, .count = count};
+        used += count;
+    }
+    HONE_ASSERT(cursor.at == cursor.end && trajectory_validate(t) == 0);
+    return ids;
+}
 
 /* G6: the logprobs of each group's samples, packed together. */
 static void run_learner(const struct exact_case *c, struct trainer *trainer,
@@ -349,14 +375,19 @@ static void run_learner(const struct exact_case *c, struct trainer *trainer,
         struct train_sequence sequences[EXACT_SAMPLES_MAX];
         float logprob[EXACT_SAMPLES_MAX][LENGTH_MAX];
         float *logprob_of[EXACT_SAMPLES_MAX];
+        struct logit_support support[EXACT_SAMPLES_MAX][LENGTH_MAX];
+        int32_t *ids[EXACT_SAMPLES_MAX];
         const struct trajectory *group = samples + g * c->group_size;
         float temperature = c->sampling[g].temperature;
         for (int32_t i = 0; i < c->group_size; i++) {
             logprob_of[i] = memset(logprob[i], 0, sizeof logprob[i]);
-            sequences[i] = (struct train_sequence){.tokens = group[i].tokens,
-                                                   .count = group[i].token_count,
-                                                   .loss_mask = group[i].loss_mask,
-                                                   .unit = i};
+            ids[i] = read_support(&group[i], support[i]);
+            sequences[i] =
+                (struct train_sequence){.tokens = group[i].tokens,
+                                        .count = group[i].token_count,
+                                        .loss_mask = group[i].loss_mask,
+                                        .support = group[i].support_bytes > 0 ? support[i] : NULL,
+                                        .unit = i};
         }
         struct train_batch batch = {.sequences = sequences,
                                     .count = c->group_size,
@@ -369,6 +400,7 @@ static void run_learner(const struct exact_case *c, struct trainer *trainer,
                 result->unequal_logprobs +=
                     memcmp(&logprob[i][p], &group[i].behavior_logprob[p], sizeof(float)) != 0;
             }
+            memory_free(ids[i]);
         }
     }
     result->part_end[EXACT_LEARNER] = result->count;

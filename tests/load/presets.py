@@ -1,12 +1,13 @@
 """What each published objective makes of the quickstart's task: whole RL runs of `hone run` from one SFT checkpoint.
 
-    python3 -B tests/load/presets.py HONE REPO OUT [--seeds 3] [--steps 120] [--presets a,b,...] [--stale]
+    python3 -B tests/load/presets.py HONE REPO OUT [--seeds 3] [--steps 120] [--presets a,b,...] [--stale] [--learning-rate 4e-4]
 
 The quickstart's recipe makes the checkpoint (its SFT stage, seed 1). Then, for each preset and seed, its RL stage with that preset's
 values of rl.objective (its learning rate, sizes and limit on KL are the quickstart's) and an evaluation on the held-out prompts.
---stale: AIPO and decoupled_ppo against plain clipping (dapo) at staleness_max 8, instead.
+--stale: AIPO and decoupled_ppo against plain clipping (dapo) at staleness_max 8, instead; no guard goes back or stops there, and KL has no
+limit, so that each objective shows what it does.
 
-Reward, entropy and KL are means over the last tenth of the batches. OUT gets a directory for each run and table.md; a run that is there
+Reward, entropy and KL are means over the last tenth of the batches. OUT gets a directory for each run and the table; a run that is there
 and complete is not made again.
 """
 import json
@@ -16,6 +17,7 @@ import statistics
 from quickstart_runs import UNFILTERED, arguments, prepare, records, run, spread
 
 PRESETS = ["grpo", "dr_grpo", "dapo", "rloo", "reinforce++", "reinforce++-baseline", "gspo", "cispo", "aipo", "decoupled_ppo", "ppo"]
+UNGUARDED = ["rl.guards={gradient_spike: 0, entropy_floor: 0, reward_drop: 0, behavior_drift: 0}"]
 STALE = [("dapo", "off_policy_correction: none, "), ("dapo", ""), ("aipo", ""), ("decoupled_ppo", "")]
 
 
@@ -37,6 +39,7 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--stale", action="store_true")
+    parser.add_argument("--learning-rate", default="4e-4")
     options = parser.parse_args()
     hone, repository, out = options.hone, options.repository, options.out
     start = prepare(hone, repository, out)
@@ -45,12 +48,12 @@ def main():
     for preset, more in cases:
         rows = []
         for seed in range(1, options.seeds + 1):
-            name = "%s%s-%d" % (preset, "-stale" + ("-none" if more else "") if options.stale else "", seed)
-            objective = "rl.objective={preset: %s, %skl_limit: 1.0}" % (preset, more)
-            overrides = ["stages=[rl]", "seed=%d" % seed, objective, "rl.steps=%d" % options.steps,
-                         start] + UNFILTERED
+            name = "%s%s-%s-%d" % (preset, "-stale" + ("-none" if more else "") if options.stale else "", options.learning_rate, seed)
+            objective = "rl.objective={preset: %s, %skl_limit: %g}" % (preset, more, 0.0 if options.stale else 1.0)
+            overrides = ["stages=[rl]", "seed=%d" % seed, objective, "rl.steps=%d" % options.steps, start,
+                         "rl.optimizer.learning_rate=" + options.learning_rate] + UNFILTERED
             if options.stale:
-                overrides += ["rl.staleness_max=8"]
+                overrides += ["rl.staleness_max=8"] + UNGUARDED
             directory, summary = run(hone, repository, out, name, overrides)
             rows.append(figures(directory, summary))
             print(name, json.dumps(rows[-1]), flush=True)
@@ -59,7 +62,7 @@ def main():
             label, spread(rows, "pass", 3), spread(rows, "reward", 3), spread(rows, "entropy", 3), spread(rows, "kl", 4),
             statistics.fmean(row["staleness"] for row in rows), statistics.fmean(row["seconds"] for row in rows)))
     lines.append("\npass@1 before RL: %.3f" % rows[0]["before"])
-    with open(os.path.join(out, "stale.md" if options.stale else "table.md"), "w", encoding="utf-8") as file:
+    with open(os.path.join(out, "%s-%s.md" % ("stale" if options.stale else "table", options.learning_rate)), "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -21,8 +21,8 @@
         .rmsnorm_backward = rmsnorm_backward, .rope = rope, .swiglu = swiglu,                      \
         .swiglu_backward = swiglu_backward, .kv_store = kv_store, .attention = attention,          \
         .attention_backward = attention_backward, .token_logprob = token_logprob,                  \
-        .token_logprob_backward = token_logprob_backward, .softmax_row = softmax_row,              \
-        .adamw = adamw, .sum_squares = sum_squares,                                                \
+        .token_logprob_backward = token_logprob_backward, .cut_logits = cut_logits,                \
+        .softmax_row = softmax_row, .adamw = adamw, .sum_squares = sum_squares,                    \
     }
 
 #endif

@@ -148,6 +148,39 @@ static inline void token_logprob_backward(struct parallel *pool, int64_t rows, i
     parallel_for(pool, rows, 1, token_logprob_backward_rows, &job);
 }
 
+struct cut_job {
+    int64_t vocab, ld;
+    float *logits;
+    const struct logit_support *support;
+};
+
+static inline void cut_logits_rows(void *context, int64_t begin, int64_t end, int thread)
+{
+    (void)thread;
+    const struct cut_job *job = context;
+    for (int64_t row = begin; row < end; row++) {
+        const struct logit_support *support = &job->support[row];
+        float *logits = job->logits + row * job->ld;
+        int64_t next = 0; /* id that is not decided yet */
+        for (int64_t i = 0; i < support->count; i++) {
+            HONE_ASSERT(support->ids[i] >= next && support->ids[i] < job->vocab);
+            for (; next < support->ids[i]; next++)
+                logits[next] = -INFINITY;
+            next++;
+        }
+        for (; support->count > 0 && next < job->vocab; next++)
+            logits[next] = -INFINITY;
+    }
+}
+
+static inline void cut_logits(struct parallel *pool, int64_t rows, int64_t vocab, float *logits,
+                              int64_t ld, const struct logit_support *support)
+{
+    HONE_ASSERT(vocab >= 1 && ld >= vocab);
+    struct cut_job job = {.vocab = vocab, .ld = ld, .logits = logits, .support = support};
+    parallel_for(pool, rows, 1, cut_logits_rows, &job);
+}
+
 /* The maximum and the sum are vocab_reduce's, in its order. */
 static inline void softmax_row(int64_t vocab, const float *logits, float temperature, float *probs,
                                struct softmax_parts *parts)

@@ -86,6 +86,7 @@ static void test_objective(void **state)
         {"rl.sampling.top_p=0.9", "rl.sampling.top_p: trains on samples of a truncated", NULL},
         {"rl.sampling.top_k=9", "rl.sampling.top_k: trains on samples of a truncated", NULL},
         {"rl.sampling.min_p=0.1", NULL, "rl.truncated_sampling=importance"},
+        {"rl.sampling.top_k=40", NULL, "rl.truncated_sampling=same_support"},
         {"reward.parts.0.verifier=overlong", "reward.overlong_buffer_tokens: the verifier", NULL},
         {"reward.parts.0.verifier=overlong", NULL, "reward.overlong_buffer_tokens=9"},
     };

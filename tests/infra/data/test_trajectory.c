@@ -10,6 +10,7 @@
 
 #include "infra/base/error.h"
 #include "infra/base/memory.h"
+#include "infra/data/token_support.h"
 #include "infra/data/trajectory.h"
 
 #define TOKENS 10
@@ -178,6 +179,37 @@ static void reward_status(struct trajectory *t)
 {
     t->reward.status = (enum reward_status)4;
 }
+static void add_support(struct trajectory *t, int records, int32_t first)
+{
+    struct token_support support = {0};
+    for (int i = 0; i < records; i++)
+        token_support_add(&support, (const int32_t[]){first, 103, 104, 105, 108, 109}, 6);
+    t->support = support.bytes;
+    t->support_bytes = (int32_t)support.length;
+    t->sampling.keep_support = true;
+}
+static void support_missing(struct trajectory *t)
+{
+    t->sampling.keep_support = true;
+}
+static void support_short(struct trajectory *t)
+{
+    add_support(t, 4, 1);
+}
+static void support_long(struct trajectory *t)
+{
+    add_support(t, 6, 1);
+}
+static void support_unasked(struct trajectory *t)
+{
+    add_support(t, 5, 1);
+    t->sampling.keep_support = false;
+}
+static void support_of_another_token(struct trajectory *t)
+{
+    add_support(t, 5, 1);
+    t->tokens[8] = 2;
+}
 static void reward_parts(struct trajectory *t)
 {
     t->reward.part_count = REWARD_PARTS_MAX + 1;
@@ -220,6 +252,11 @@ static const struct {
     {reward_status, "reward status 4"},
     {reward_parts, "17 reward parts"},
     {reward_name, "proper name"},
+    {support_missing, "token 3"},
+    {support_short, "token 9: a token's support ends early"},
+    {support_long, "belong to no token"},
+    {support_unasked, "belong to no token"},
+    {support_of_another_token, "token 8 (id 2) is not in what it was drawn from"},
 };
 
 static void test_refuses_each_broken_rule(void **state)
@@ -234,6 +271,25 @@ static void test_refuses_each_broken_rule(void **state)
             fail_msg("case %zu: \"%s\" lacks \"%s\"", i, error_message(), broken[i].says);
         trajectory_release(&t);
     }
+}
+
+static void test_support_of_each_trained_token(void **state)
+{
+    (void)state;
+    struct trajectory t, tail;
+    build(&t);
+    add_support(&t, 5, 1);
+    assert_int_equal(trajectory_validate(&t), 0);
+    trajectory_init(&tail, 1);
+    tail.token_count = 1;
+    tail.tokens[0] = 104;
+    tail.loss_mask[0] = 1;
+    tail.policy_version[0] = 5;
+    add_support(&tail, 1, 0);
+    trajectory_append(&t, &tail);
+    assert_int_equal(trajectory_validate(&t), 0);
+    trajectory_release(&t);
+    trajectory_release(&tail);
 }
 
 static void test_unscored_statuses_need_no_number(void **state)
@@ -264,6 +320,7 @@ int main(void)
         cmocka_unit_test(test_accepts_and_queries),
         cmocka_unit_test(test_empty_trajectory),
         cmocka_unit_test(test_refuses_each_broken_rule),
+        cmocka_unit_test(test_support_of_each_trained_token),
         cmocka_unit_test(test_unscored_statuses_need_no_number),
         cmocka_unit_test(test_names),
     };

@@ -279,8 +279,9 @@ static void engine_gradient(const struct reference *r, const float *flat, enum d
                                                                    .positions = positions,
                                                                    .sequence = sequence,
                                                                    .sequences = sequences});
-    transformer_backward(engine.transformer, TOKENS, rows, r->targets, 1.0f, d_logprob, NULL, NULL,
-                         gradient);
+    const struct head_targets targets = {
+        .count = TOKENS, .rows = rows, .targets = r->targets, .temperature = 1.0f};
+    transformer_backward(engine.transformer, &targets, d_logprob, NULL, NULL, gradient);
     kv_sequence_release(engine.cache, &kv);
     engine_close(&engine);
 }

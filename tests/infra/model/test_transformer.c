@@ -102,8 +102,9 @@ static void score_pass(struct engine *engine, const struct schedule *schedule,
                                            TEMPERATURE, targets, logprob, entropy, NULL);
         memory_free(logits);
     } else {
-        transformer_logprob(engine->transformer, count, rows, targets, TEMPERATURE, logprob,
-                            entropy);
+        const struct head_targets heads = {
+            .count = count, .rows = rows, .targets = targets, .temperature = TEMPERATURE};
+        transformer_logprob(engine->transformer, &heads, logprob, entropy);
     }
     for (int32_t i = 0; i < count; i++) {
         results->logprob[pass->sequence[rows[i]]][pass->positions[rows[i]]] = logprob[i];
@@ -361,7 +362,9 @@ static void check_reference_sequence(struct engine *engine, const json_t *sequen
                                                                     .positions = positions,
                                                                     .sequence = zeros,
                                                                     .sequences = &pointer});
-    transformer_logprob(engine->transformer, count - 1, positions, ids + 1, 1.0f, logprob, NULL);
+    const struct head_targets targets = {
+        .count = count - 1, .rows = positions, .targets = ids + 1, .temperature = 1.0f};
+    transformer_logprob(engine->transformer, &targets, logprob, NULL);
     json_array_foreach(json_object_get(sequence, "logprobs_next"), i, value)
         assert_near((double)logprob[i], json_real_value(value), "logprob");
     transformer_logits(engine->transformer, 1, positions + count - 1, logits);

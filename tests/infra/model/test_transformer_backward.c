@@ -17,6 +17,8 @@
 #define HIDDEN_MAX  128
 #define TEMPERATURE 0.8f
 
+#define SUPPORT_MAX 6
+
 static const char *stories; /* directory of the real checkpoint, or NULL */
 
 /* A packed batch: which rows have a target and what the loss puts on them. */
@@ -34,7 +36,19 @@ struct batch {
     float value_weights[HIDDEN_MAX + 1]; /* [hidden + 1] */
     float d_values[ROWS_MAX];            /* on its values */
     float value_gradient[HIDDEN_MAX + 1];
+    bool is_cut; /* some distributions are cut to a few ids */
+    struct logit_support support[ROWS_MAX];
+    int32_t support_ids[ROWS_MAX][SUPPORT_MAX];
 };
+
+static struct head_targets targets_of(const struct batch *batch)
+{
+    return (struct head_targets){.count = batch->target_count,
+                                 .rows = batch->rows,
+                                 .targets = batch->targets,
+                                 .temperature = batch->temperature,
+                                 .support = batch->is_cut ? batch->support : NULL};
+}
 
 static struct batch random_batch(int32_t vocab, bool with_entropy)
 {
@@ -96,8 +110,8 @@ static double objective(struct engine *engine, const struct batch *batch,
     float logprob[ROWS_MAX], entropy[ROWS_MAX];
     double sum = 0.0;
     forward_batch(engine, batch, sequences);
-    transformer_logprob(engine->transformer, batch->target_count, batch->rows, batch->targets,
-                        batch->temperature, logprob, entropy);
+    const struct head_targets targets = targets_of(batch);
+    transformer_logprob(engine->transformer, &targets, logprob, entropy);
     for (int32_t i = 0; i < batch->target_count; i++)
         sum += (double)batch->d_logprob[i] * (double)logprob[i] +
                (batch->with_entropy ? (double)batch->d_entropy[i] * (double)entropy[i] : 0.0);
@@ -117,9 +131,9 @@ static void backward_batch(struct engine *engine, struct batch *batch,
     const struct value_gradient values = {.weights = batch->value_weights,
                                           .d_values = batch->d_values,
                                           .gradient = batch->value_gradient};
+    const struct head_targets targets = targets_of(batch);
     forward_batch(engine, batch, sequences);
-    transformer_backward(engine->transformer, batch->target_count, batch->rows, batch->targets,
-                         batch->temperature, batch->d_logprob,
+    transformer_backward(engine->transformer, &targets, batch->d_logprob,
                          batch->with_entropy ? batch->d_entropy : NULL,
                          batch->with_values ? &values : NULL, gradient);
 }
@@ -195,10 +209,28 @@ static void check_value_gradient(struct engine *engine, struct batch *batch,
     }
 }
 
-static void check_finite_differences(bool tied, bool with_entropy, bool with_values)
+/* Two rows of three keep the target and a few ids beside it. */
+static void cut_batch(struct batch *batch, int32_t vocab)
+{
+    const struct rng_key key = {.seed = 53};
+    batch->is_cut = true;
+    for (int32_t i = 0; i < batch->target_count; i++) {
+        int32_t *ids = batch->support_ids[i], count = 0;
+        for (int32_t id = 0; i % 3 != 0 && id < vocab && count < SUPPORT_MAX; id++)
+            if (id == batch->targets[i] ||
+                (count < SUPPORT_MAX - 1 &&
+                 rng_below(&key, (uint64_t)(i * vocab + id), (uint64_t)vocab) < SUPPORT_MAX))
+                ids[count++] = id;
+        batch->support[i] = (struct logit_support){.ids = ids, .count = count};
+    }
+}
+
+static void check_finite_differences(bool tied, bool with_entropy, bool with_values, bool cut)
 {
     struct model_config config = fixture_config(tied);
     struct batch batch = random_batch(config.vocab_size, with_entropy);
+    if (cut)
+        cut_batch(&batch, config.vocab_size);
     if (with_values)
         add_values(&batch, config.hidden_size);
     int64_t count = model_config_parameter_count(&config);
@@ -232,19 +264,25 @@ static void check_finite_differences(bool tied, bool with_entropy, bool with_val
 static void test_finite_differences_untied(void **state)
 {
     (void)state;
-    check_finite_differences(false, false, false);
+    check_finite_differences(false, false, false, false);
 }
 
 static void test_finite_differences_with_a_value_head(void **state)
 {
     (void)state;
-    check_finite_differences(false, true, true);
+    check_finite_differences(false, true, true, false);
 }
 
 static void test_finite_differences_tied_with_entropy(void **state)
 {
     (void)state;
-    check_finite_differences(true, true, false);
+    check_finite_differences(true, true, false, false);
+}
+
+static void test_finite_differences_of_cut_distributions(void **state)
+{
+    (void)state;
+    check_finite_differences(true, true, false, true);
 }
 
 /* ---- one set of bits ---- */
@@ -304,8 +342,9 @@ static void gradient_keeping(enum dtype dtype, enum activation_keep keep, int th
     engine_open(&engine, &config, flat, dtype, CPU_ISA_SCALAR, threads, ROWS_MAX, keep);
     open_sequences(sequences);
     backward_batch(&engine, &batch, sequences, gradient);
-    transformer_backward(engine.transformer, batch.target_count, batch.rows, batch.targets,
-                         batch.temperature, batch.d_logprob, batch.d_entropy, NULL, gradient);
+    const struct head_targets targets = targets_of(&batch);
+    transformer_backward(engine.transformer, &targets, batch.d_logprob, batch.d_entropy, NULL,
+                         gradient);
     close_sequences(&engine, sequences);
     engine_close(&engine);
     memory_free(flat);
@@ -400,14 +439,21 @@ static void test_gradients_add(void **state)
     backward_batch(&engine, &batch, sequences, whole);
     int32_t half = batch.target_count / 2, all = batch.target_count;
     forward_batch(&engine, &batch, sequences);
-    transformer_backward(engine.transformer, half, batch.rows, batch.targets, TEMPERATURE,
-                         batch.d_logprob, batch.d_entropy, NULL, halves);
-    transformer_backward(engine.transformer, all - half, batch.rows + half, batch.targets + half,
-                         TEMPERATURE, batch.d_logprob + half, batch.d_entropy + half, NULL, halves);
+    const struct head_targets lower = {
+        .count = half, .rows = batch.rows, .targets = batch.targets, .temperature = TEMPERATURE};
+    const struct head_targets upper = {.count = all - half,
+                                       .rows = batch.rows + half,
+                                       .targets = batch.targets + half,
+                                       .temperature = TEMPERATURE};
+    const struct head_targets none = {.temperature = TEMPERATURE};
+    transformer_backward(engine.transformer, &lower, batch.d_logprob, batch.d_entropy, NULL,
+                         halves);
+    transformer_backward(engine.transformer, &upper, batch.d_logprob + half, batch.d_entropy + half,
+                         NULL, halves);
     for (int64_t i = 0; i < count; i++)
         assert_true(fabsf(whole[i] - halves[i]) <= 1e-4f * fabsf(whole[i]) + 2e-4f);
     memcpy(halves, whole, (size_t)count * sizeof(float));
-    transformer_backward(engine.transformer, 0, NULL, NULL, TEMPERATURE, NULL, NULL, NULL, halves);
+    transformer_backward(engine.transformer, &none, NULL, NULL, NULL, halves);
     assert_memory_equal(whole, halves, (size_t)count * sizeof(float));
     close_sequences(&engine, sequences);
     engine_close(&engine);
@@ -474,8 +520,8 @@ static void test_golden_gradients(void **state)
     engine_open(&engine, &config, flat, DTYPE_F32, CPU_ISA_SCALAR, 2, ROWS_MAX, ACTIVATIONS_ALL);
     open_sequences(sequences);
     backward_batch(&engine, &batch, sequences, gradient);
-    transformer_logprob(engine.transformer, batch.target_count, batch.rows, batch.targets,
-                        batch.temperature, got_logprob, got_entropy);
+    const struct head_targets targets = targets_of(&batch);
+    transformer_logprob(engine.transformer, &targets, got_logprob, got_entropy);
     assert_all_close(got_logprob, logprob, batch.target_count, 1.0f, "logprob");
     assert_all_close(got_entropy, entropy, batch.target_count, 1.0f, "entropy");
     for (int32_t j = 0; j < model_tensor_count(engine.model); j++) {
@@ -592,6 +638,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_finite_differences_untied),
         cmocka_unit_test(test_finite_differences_with_a_value_head),
         cmocka_unit_test(test_finite_differences_tied_with_entropy),
+        cmocka_unit_test(test_finite_differences_of_cut_distributions),
         cmocka_unit_test(test_same_gradient),
         cmocka_unit_test(test_recomputed_activations_give_the_same_bits),
         cmocka_unit_test(test_kept_layer_inputs_take_less_memory),

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "infra/data/token_support.h"
 #include "infra/base/error.h"
 #include "infra/base/memory.h"
 #include "infra/base/rng.h"
@@ -42,6 +43,20 @@ static void draw_tokens(struct trajectory *t, uint64_t seed, uint64_t *at)
             t->log_mass[i] = seed % 2 ? 0.0f : -(float)draw(seed, at, 1 << 20) / 3e6f;
         }
     }
+}
+
+/* Every second trained token was drawn from itself and a neighbour, the others from all. */
+static void draw_support(struct trajectory *t)
+{
+    struct token_support support = {0};
+    for (int32_t i = 0; t->sampling.keep_support && i < t->token_count; i++) {
+        const int32_t ids[2] = {t->tokens[i] / 2, t->tokens[i]};
+        if (t->loss_mask[i])
+            token_support_add(&support, ids + (ids[0] == ids[1]),
+                              i % 2 ? 0 : 2 - (ids[0] == ids[1]));
+    }
+    t->support = support.bytes;
+    t->support_bytes = (int32_t)support.length;
 }
 
 static void draw_trajectory(struct trajectory *t, uint64_t seed)
@@ -85,6 +100,8 @@ static void draw_trajectory(struct trajectory *t, uint64_t seed)
     t->routing = t->routing_bytes ? memory_alloc((size_t)t->routing_bytes, 1) : NULL;
     for (int32_t i = 0; i < t->routing_bytes; i++)
         t->routing[i] = (uint8_t)draw(seed, &at, 256);
+    t->sampling.keep_support = draw(seed, &at, 2) != 0;
+    draw_support(t);
     t->leased_ms = 1700000000000 + (int64_t)seed;
     t->started_ms = t->leased_ms + 5;
     t->finished_ms = t->leased_ms + 50;
@@ -101,6 +118,7 @@ static void assert_same_sampling(const struct sampling *a, const struct sampling
     assert_memory_equal(&a->min_p, &b->min_p, sizeof a->min_p);
     assert_int_equal(a->max_completion_tokens, b->max_completion_tokens);
     assert_int_equal(a->seed, b->seed);
+    assert_int_equal(a->keep_support, b->keep_support);
     assert_int_equal(a->stop_count, b->stop_count);
     assert_memory_equal(a->stop_ids, b->stop_ids, sizeof a->stop_ids);
 }
@@ -121,6 +139,9 @@ static void assert_same(const struct trajectory *a, const struct trajectory *b)
     assert_memory_equal(a->log_mass, b->log_mass, count * sizeof(float));
     assert_memory_equal(a->policy_version, b->policy_version, count * sizeof(int64_t));
     assert_memory_equal(a->loss_mask, b->loss_mask, count);
+    assert_int_equal(a->support_bytes, b->support_bytes);
+    if (a->support_bytes > 0)
+        assert_memory_equal(a->support, b->support, (size_t)a->support_bytes);
     assert_int_equal(a->segment_count, b->segment_count);
     if (a->segment_count > 0)
         assert_memory_equal(a->segments, b->segments,

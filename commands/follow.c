@@ -56,12 +56,16 @@ static void take_record(struct follow *follow, const char *line, size_t length)
     if (json_is_number(total))
         progress_set_total(follow->progress, (int64_t)json_number_value(total));
     follow->step = (int64_t)json_number_value(json_object_get(record, "step"));
-    text_clear(&follow->detail);
+    bool first = true; /* a record with nothing to show leaves what is shown */
     for (size_t i = 0; i < sizeof shown / sizeof shown[0]; ++i) {
         const json_t *value = json_object_get(record, shown[i].name);
-        if (json_is_number(value))
-            text_printf(&follow->detail, "%s%s %.4g", follow->detail.length > 0 ? "  " : "",
-                        shown[i].label, json_number_value(value));
+        if (!json_is_number(value))
+            continue;
+        if (first)
+            text_clear(&follow->detail);
+        text_printf(&follow->detail, "%s%s %.4g", first ? "" : "  ", shown[i].label,
+                    json_number_value(value));
+        first = false;
     }
     json_decref(record);
 }

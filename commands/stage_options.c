@@ -166,6 +166,8 @@ int sft_options_from(struct sft_options *options, const struct recipe *recipe,
     options->max_length = (int32_t)sft->max_length;
     options->save_steps = sft->save_steps;
     options->entropy_floor = sft->entropy_floor;
+    options->measure_steps = sft->exploration.steps;
+    options->pass_drop = sft->exploration.drop;
     options->trainer.noise = (struct embedding_noise_options){.alpha = (float)sft->neftune_alpha,
                                                               .seed = (uint64_t)recipe->seed};
     options->keep_checkpoints = 2;

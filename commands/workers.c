@@ -491,6 +491,31 @@ static int dpo_tick(void *stage, struct stage_wait *wait)
     return 0;
 }
 
+/* pass@k of a checkpoint of SFT on prompts of the RL stage, sampled as there. */
+static int measure_sft(void *context, const char *directory, struct sft_measurement *measurement)
+{
+    const struct worker *worker = context;
+    const struct rl_settings *rl = &worker->recipe.rl;
+    const struct exploration_settings *asked = &worker->recipe.sft.exploration;
+    const struct eval_settings settings = {.data = rl->data,
+                                           .max_prompts = asked->prompts,
+                                           .samples = asked->samples,
+                                           .k = asked->k,
+                                           .max_prompt_tokens = rl->max_prompt_tokens,
+                                           .sampling = rl->sampling,
+                                           .slots = rl->actor.slots};
+    const struct evaluate_options options = {.settings = &settings,
+                                             .data_key = "rl.data",
+                                             .sampling_key = "rl.sampling",
+                                             .model_directory = directory,
+                                             .threads = worker->threads};
+    struct evaluate_result result;
+    int rc = evaluate(&worker->recipe, &options, &result);
+    if (rc == 0)
+        *measurement = (struct sft_measurement){result.passk, result.passk_error};
+    return rc;
+}
+
 int worker_run_sft(const char *run_path)
 {
     struct worker worker;
@@ -507,8 +532,11 @@ int worker_run_sft(const char *run_path)
                                run_directory_file(&worker.run, votes, sizeof votes, VOTES_FILE),
                                worker.run.recipe_hash)) < 0 ||
         (rc = worker_metrics(&worker, "sft", &metrics)) < 0 ||
-        (rc = compute_open(&compute, worker.threads)) < 0 ||
-        (rc = sft_stage_create(&stage, &options, &compute, clock_system(), metrics)) < 0)
+        (rc = compute_open(&compute, worker.threads)) < 0)
+        goto out;
+    options.measure = measure_sft;
+    options.measure_context = &worker;
+    if ((rc = sft_stage_create(&stage, &options, &compute, clock_system(), metrics)) < 0)
         goto out;
     rc = stage_loop_run(stage, sft_tick);
 out:
@@ -583,9 +611,10 @@ int worker_run_eval(const char *run_path, const char *label, const char *model_d
     if (rc < 0)
         goto out;
     snprintf(relative, sizeof relative, "eval/%s.samples.jsonl", label);
-    rc = evaluate(&worker.recipe, model_directory,
-                  run_directory_file(&worker.run, path, sizeof path, relative), worker.threads,
-                  &result);
+    const struct evaluate_options options = evaluate_as_asked(
+        &worker.recipe, model_directory,
+        run_directory_file(&worker.run, path, sizeof path, relative), worker.threads);
+    rc = evaluate(&worker.recipe, &options, &result);
     if (rc < 0)
         goto out;
     evaluate_print_json(&result, &json);

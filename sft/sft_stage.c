@@ -163,7 +163,7 @@ static int begin_training(struct sft_stage *stage)
         rc = create_trainer(stage, &stage->compute);
     if (rc == 0)
         rc = training_run_resume(&stage->run, stage->trainer, &resumed);
-    stage->exploration.floor = stage->options.entropy_floor;
+    exploration_init(&stage->exploration, stage->options.entropy_floor, stage->options.pass_drop);
     if (rc == 0)
         exploration_load(&stage->exploration, &stage->run.state);
     stage->phase = SFT_TRAIN;
@@ -478,9 +478,7 @@ static void watch_entropy(struct sft_stage *stage, double entropy)
 {
     struct exploration *exploration = &stage->exploration;
     stage->progress.entropy = entropy;
-    bool lost = exploration_add(exploration, entropy);
-    exploration_store(exploration, &stage->run.state);
-    if (lost)
+    if (exploration_add(exploration, entropy))
         log_info("sft: enough after %" PRId64 " of %" PRId64 " steps: the policy's entropy is "
                  "%.3f, below %.3g of the %.3f that it was (sft.entropy_floor)",
                  stage->run.state.step + 1, stage->run.total_steps, exploration_now(exploration),
@@ -512,10 +510,86 @@ static int step(struct sft_stage *stage)
     progress->tokens_per_second = seconds > 0.0 ? (double)tokens / seconds : 0.0;
     if (batch.need_entropy)
         watch_entropy(stage, loss.entropy_sum / (double)loss.total_tokens);
+    exploration_store(&stage->exploration, &run->state);
     rc = training_run_advance(run, stage->trainer, &report, end, tokens);
     fill_progress(stage);
     int metrics_rc = write_metrics(stage);
     return rc < 0 ? rc : metrics_rc;
+}
+
+/* ---- pass@k ---- */
+
+static const char *weights_path(const struct sft_stage *stage, const char *name, char *path)
+{
+    return path_join(path, HONE_PATH_MAX, stage->options.stage_directory, name);
+}
+
+static bool measurement_is_due(const struct sft_stage *stage)
+{
+    int64_t step = stage->run.state.step, every = stage->options.measure_steps;
+    return every > 0 && stage->exploration.measured_step != step && !stage->exploration.fell &&
+           (step % every == 0 || step == stage->run.total_steps ||
+            exploration_is_lost(&stage->exploration));
+}
+
+static int write_measurement(struct sft_stage *stage, const struct sft_measurement *measurement)
+{
+    metrics_begin(stage->metrics, stage->run.state.step);
+    metrics_add(stage->metrics, "pass@k", measurement->pass);
+    metrics_add(stage->metrics, "pass@k_error", measurement->error);
+    return metrics_end(stage->metrics);
+}
+
+static int measure(struct sft_stage *stage)
+{
+    struct exploration *exploration = &stage->exploration;
+    struct training_run *run = &stage->run;
+    struct sft_measurement found;
+    char measured[HONE_PATH_MAX], best[HONE_PATH_MAX];
+    weights_path(stage, "measured", measured);
+    weights_path(stage, "best", best);
+    int rc = file_remove_tree(measured);
+    if (rc == 0)
+        rc = trainer_export(stage->trainer, measured, stage->base_directory,
+                            stage->config.stored_dtype, &run->state);
+    if (rc == 0)
+        rc = stage->options.measure(stage->options.measure_context, measured, &found);
+    if (rc < 0)
+        return error_prefix("pass@k after %" PRId64 " steps", run->state.step);
+    double before = exploration->best;
+    enum exploration_pass pass =
+        exploration_measured(exploration, run->state.step, found.pass, found.error);
+    log_info("sft: pass@k %.1f %% +- %.1f after %" PRId64 " steps", found.pass * 100.0,
+             found.error * 100.0, run->state.step);
+    if (pass == PASS_FELL)
+        log_info("sft: enough: it was %.1f %% after %" PRId64
+                 " steps, whose weights are the result",
+                 before * 100.0, exploration->best_step);
+    if (pass == PASS_BEST && (rc = file_remove_tree(best)) == 0)
+        rc = file_rename_synced(measured, best);
+    else if (rc == 0)
+        rc = file_remove_tree(measured);
+    int metrics_rc = write_measurement(stage, &found);
+    return rc < 0 ? rc : metrics_rc;
+}
+
+/* `final`: the weights as they are, or where pass@k fell those that were best. */
+static int finish(struct sft_stage *stage)
+{
+    char best[HONE_PATH_MAX], final[HONE_PATH_MAX];
+    struct training_run *run = &stage->run;
+    weights_path(stage, "best", best);
+    int rc = 0;
+    if (stage->exploration.fell) {
+        rc = checkpoint_read_state(best, &run->state);
+        if (rc == 0)
+            rc = file_rename_synced(best, weights_path(stage, "final", final));
+    } else {
+        rc = training_run_finish(run, stage->trainer, stage->config.stored_dtype);
+    }
+    if (rc == 0 && stage->options.measure_steps > 0)
+        rc = file_remove_tree(best);
+    return rc;
 }
 
 int sft_stage_tick(struct sft_stage *stage, struct sft_progress *progress)
@@ -525,11 +599,13 @@ int sft_stage_tick(struct sft_stage *stage, struct sft_progress *progress)
     if (stage->phase == SFT_SCORE) {
         rc = score(stage);
         fill_progress(stage);
+    } else if (stage->phase == SFT_TRAIN && measurement_is_due(stage)) {
+        rc = measure(stage);
     } else if (stage->phase == SFT_TRAIN && stage->run.state.step < stage->run.total_steps &&
                !exploration_is_lost(&stage->exploration)) {
         rc = step(stage);
     } else if (stage->phase == SFT_TRAIN) {
-        rc = training_run_finish(&stage->run, stage->trainer, stage->config.stored_dtype);
+        rc = finish(stage);
         stage->phase = rc == 0 ? SFT_FINISHED : SFT_TRAIN;
         fill_progress(stage);
     }

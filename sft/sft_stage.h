@@ -4,6 +4,10 @@
  * uninterrupted one bit for bit. RUN/sft/final marks the end: a stage created on it is finished at
  * once. A batch does not reach across an epoch. The options' strings must outlive the stage.
  *
+ * With measure_steps, pass@k is measured before the first step, every so many steps and after the
+ * last, of weights written to RUN/sft/measured; the best so far are RUN/sft/best, and become
+ * `final` when pass@k has fallen.
+ *
  * With pruning, sequences are scored by the judge first, a batch a tick, and RUN/sft/prune.jsonl
  * says which are left out; a stage that finds its manifest there scores nothing. */
 #ifndef HONE_SFT_SFT_STAGE_H
@@ -14,6 +18,11 @@
 #include "infra/text/tokenizer.h"
 #include "infra/train/trainer.h"
 #include "sft/prune.h"
+
+/* What a checkpoint can do on the prompts that the policy will explore. */
+struct sft_measurement {
+    double pass, error; /* pass@k and its standard error */
+};
 
 struct sft_options {
     struct dataset_options data;
@@ -29,7 +38,11 @@ struct sft_options {
     int32_t max_length; /* longer rows: text rows are cut into pieces, pairs are dropped, counted */
     int64_t save_steps; /* 0: only at the end */
     int keep_checkpoints;
-    double entropy_floor;           /* struct exploration; 0: not watched */
+    double entropy_floor;  /* struct exploration; 0: not watched */
+    int64_t measure_steps; /* between measurements of pass@k; 0: none */
+    double pass_drop;      /* struct exploration */
+    int (*measure)(void *context, const char *directory, struct sft_measurement *measurement);
+    void *measure_context;
     struct prune_options prune;     /* method PRUNE_NONE: every row is trained */
     struct trainer_options trainer; /* max_sequence_tokens and total_steps are filled in here */
 };
@@ -50,7 +63,7 @@ struct sft_stage;
  */
 int sft_stage_create(struct sft_stage **stage, const struct sft_options *options,
                      const struct compute *compute, struct clock *clock, struct metrics *metrics);
-/* A batch of scores, one optimiser step, or, after the last, `final`. */
+/* A batch of scores, a measurement, one optimiser step, or, after the last, `final`. */
 int sft_stage_tick(struct sft_stage *stage, struct sft_progress *progress);
 void sft_stage_destroy(struct sft_stage *stage);
 

@@ -19,21 +19,22 @@ struct evaluation {
 };
 
 static int evaluation_open(struct evaluation *e, const struct recipe *recipe,
-                           const char *model_directory, int threads)
+                           const struct evaluate_options *asked)
 {
-    const struct eval_settings *settings = &recipe->eval;
+    const struct eval_settings *settings = asked->settings;
     const struct prompt_sampler_options options = {
         .data = &settings->data,
         .sampling = &settings->sampling,
         .max_prompt_tokens = settings->max_prompt_tokens,
         .max_prompts = settings->max_prompts,
         .slots = settings->slots,
-        .data_key = "eval.data",
-        .sampling_key = "eval.sampling",
+        .data_key = asked->data_key,
+        .sampling_key = asked->sampling_key,
     };
     e->samples_per_prompt = settings->samples;
     text_init(&e->samples);
-    int rc = prompt_sampler_open(&e->sampler, recipe, &options, model_directory, threads);
+    int rc =
+        prompt_sampler_open(&e->sampler, recipe, &options, asked->model_directory, asked->threads);
     if (rc == 0)
         e->done = MEMORY_ARRAY(struct trajectory, e->sampler.set.count * e->samples_per_prompt);
     return rc;
@@ -100,9 +101,20 @@ static void append_sample(struct text *out, const struct prompt *prompt,
     text_append(out, "}\n");
 }
 
+struct square_sums {
+    double pass1, passk;
+};
+
+/* Of the mean over n prompts. */
+static double standard_error(double square_sum, double mean, double n)
+{
+    double variance = square_sum / n - mean * mean;
+    return variance > 0.0 ? sqrt(variance / n) : 0.0;
+}
+
 /* Scores one prompt's samples and adds them to the result. */
 static int evaluation_score_prompt(struct evaluation *e, int64_t index,
-                                   struct evaluate_result *result, double *pass_square_sum)
+                                   struct evaluate_result *result, struct square_sums *squares)
 {
     const struct prompt *prompt = &e->sampler.set.prompts[index];
     int64_t n = 0, passed = 0;
@@ -131,8 +143,10 @@ static int evaluation_score_prompt(struct evaluation *e, int64_t index,
     double pass1 = (double)passed / (double)n;
     result->prompts++;
     result->pass1 += pass1;
-    *pass_square_sum += pass1 * pass1;
-    result->passk += pass_at_k(n, passed, result->k < n ? result->k : n);
+    double passk = pass_at_k(n, passed, result->k < n ? result->k : n);
+    result->passk += passk;
+    squares->pass1 += pass1 * pass1;
+    squares->passk += passk * passk;
     struct evaluate_slice *slice = slice_of(result, prompt->capability);
     if (slice != NULL) {
         slice->prompts++;
@@ -143,9 +157,9 @@ static int evaluation_score_prompt(struct evaluation *e, int64_t index,
 
 static int evaluation_score(struct evaluation *e, struct evaluate_result *result)
 {
-    double square_sum = 0.0;
+    struct square_sums squares = {0};
     for (int64_t i = 0; i < e->sampler.set.count; ++i) {
-        int rc = evaluation_score_prompt(e, i, result, &square_sum);
+        int rc = evaluation_score_prompt(e, i, result, &squares);
         if (rc < 0)
             return rc;
     }
@@ -157,8 +171,8 @@ static int evaluation_score(struct evaluation *e, struct evaluate_result *result
     double n = (double)result->prompts;
     result->pass1 /= n;
     result->passk /= n;
-    double variance = square_sum / n - result->pass1 * result->pass1;
-    result->pass1_error = variance > 0.0 ? sqrt(variance / n) : 0.0;
+    result->pass1_error = standard_error(squares.pass1, result->pass1, n);
+    result->passk_error = standard_error(squares.passk, result->passk, n);
     result->reward_mean /= (double)scored;
     result->length_mean /= (double)total;
     result->truncated /= (double)total;
@@ -167,17 +181,28 @@ static int evaluation_score(struct evaluation *e, struct evaluate_result *result
     return 0;
 }
 
-int evaluate(const struct recipe *recipe, const char *model_directory, const char *samples_path,
-             int threads, struct evaluate_result *result)
+struct evaluate_options evaluate_as_asked(const struct recipe *recipe, const char *model_directory,
+                                          const char *samples_path, int threads)
+{
+    return (struct evaluate_options){.settings = &recipe->eval,
+                                     .data_key = "eval.data",
+                                     .sampling_key = "eval.sampling",
+                                     .model_directory = model_directory,
+                                     .samples_path = samples_path,
+                                     .threads = threads};
+}
+
+int evaluate(const struct recipe *recipe, const struct evaluate_options *options,
+             struct evaluate_result *result)
 {
     struct evaluation e;
     memset(&e, 0, sizeof e);
     memset(result, 0, sizeof *result);
-    int rc = evaluation_open(&e, recipe, model_directory, threads);
+    int rc = evaluation_open(&e, recipe, options);
     if (rc < 0)
         goto out;
     result->samples = e.samples_per_prompt;
-    result->k = recipe->eval.k;
+    result->k = options->settings->k;
     int64_t begin = clock_now_ns(clock_system());
     int64_t tokens = evaluation_sample(&e);
     if (tokens < 0) {
@@ -188,8 +213,8 @@ int evaluate(const struct recipe *recipe, const char *model_directory, const cha
     result->tokens_per_second = (double)tokens / result->seconds;
     if ((rc = evaluation_score(&e, result)) < 0)
         goto out;
-    if (samples_path != NULL)
-        rc = file_write_atomic(samples_path, e.samples.data, e.samples.length);
+    if (options->samples_path != NULL)
+        rc = file_write_atomic(options->samples_path, e.samples.data, e.samples.length);
 out:
     evaluation_close(&e);
     return rc;

@@ -20,19 +20,29 @@ struct evaluate_result {
     int64_t k;
     double pass1, passk; /* unbiased, over prompts with a scored sample; algorithms: pass@k = 1 -
                             C(n-c,k)/C(n,k) */
-    double pass1_error;  /* standard error of pass1 over prompts */
-    double reward_mean;  /* over scored samples */
-    double length_mean;  /* completion tokens */
-    double truncated;    /* share of samples that ran out of length */
-    int64_t unscored;    /* samples whose reward has no number (G8): in no mean */
+    double pass1_error, passk_error; /* standard errors over prompts */
+    double reward_mean;              /* over scored samples */
+    double length_mean;              /* completion tokens */
+    double truncated;                /* share of samples that ran out of length */
+    int64_t unscored;                /* samples whose reward has no number (G8): in no mean */
     double seconds, tokens_per_second;
     struct evaluate_slice slices[EVALUATE_CAPABILITIES_MAX];
     int slice_count;
 };
 
-/* samples_path NULL: no samples file; else one JSON object per sample. */
-int evaluate(const struct recipe *recipe, const char *model_directory, const char *samples_path,
-             int threads, struct evaluate_result *result);
+struct evaluate_options {
+    const struct eval_settings *settings;
+    const char *data_key, *sampling_key; /* of the recipe, for messages */
+    const char *model_directory;
+    const char *samples_path; /* gets a JSON object per sample; NULL: no file */
+    int threads;
+};
+
+int evaluate(const struct recipe *recipe, const struct evaluate_options *options,
+             struct evaluate_result *result);
+/* With the recipe's own settings, those of `eval`. */
+struct evaluate_options evaluate_as_asked(const struct recipe *recipe, const char *model_directory,
+                                          const char *samples_path, int threads);
 /* The result as a JSON object. */
 void evaluate_print_json(const struct evaluate_result *result, struct text *text);
 /* Reads what evaluate_print_json wrote. */

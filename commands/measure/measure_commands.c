@@ -46,8 +46,10 @@ int command_eval(const struct command_line *line)
     int rc = begin(line, command_value(line, "samples"), &recipe, &threads);
     if (rc < 0)
         return rc;
-    rc = evaluate(&recipe, model != NULL ? model : recipe.model.path,
-                  command_value(line, "samples"), threads, &result);
+    const struct evaluate_options options =
+        evaluate_as_asked(&recipe, model != NULL ? model : recipe.model.path,
+                          command_value(line, "samples"), threads);
+    rc = evaluate(&recipe, &options, &result);
     if (rc == 0) {
         struct text json;
         text_init(&json);

@@ -103,11 +103,27 @@ static void check_lora(const struct check *check, const char *stage,
              (long long)lora->rank);
 }
 
+static void check_exploration(const struct check *check)
+{
+    const struct exploration_settings *exploration = &check->recipe->sft.exploration;
+    if (exploration->steps == 0)
+        return;
+    if (exploration->k > exploration->samples)
+        fail(check, "sft.exploration.k", "%lld is more than sft.exploration.samples (%lld)",
+             (long long)exploration->k, (long long)exploration->samples);
+    if (check->recipe->rl.data.path.count == 0)
+        fail(check, "sft.exploration.steps", "pass@k is measured on rl.data, which has no files");
+    if (check->recipe->reward.parts.count == 0)
+        fail(check, "sft.exploration.steps",
+             "pass@k is measured with reward.parts: there are none");
+}
+
 static void check_sft(const struct check *check)
 {
     const struct sft_settings *sft = &check->recipe->sft;
     check_optimizer(check, "sft", &sft->optimizer);
     check_lora(check, "sft", &sft->lora);
+    check_exploration(check);
     bool judged =
         sft->prune.method != RECIPE_PRUNE_NONE && sft->prune.method != RECIPE_PRUNE_RANDOM;
     if (judged && *sft->prune.judge == '\0' && check->recipe->model.init.method != RECIPE_INIT_NONE)

@@ -185,6 +185,14 @@ struct prune_settings {
     int64_t min_rows; /* of a capability */
 };
 
+/* pass@k on prompts of rl.data while SFT goes on. */
+struct exploration_settings {
+    int64_t steps;   /* between measurements; 0: none */
+    int64_t prompts; /* 0: all */
+    int64_t samples, k;
+    double drop;
+};
+
 struct sft_settings {
     struct data_settings data;
     int64_t epochs;
@@ -197,6 +205,7 @@ struct sft_settings {
     struct lora_settings lora;
     struct prune_settings prune;
     double entropy_floor; /* share of the first; 0: not watched */
+    struct exploration_settings exploration;
     double neftune_alpha; /* 0: off */
     int64_t save_steps;   /* 0: only at the end */
     int64_t log_steps;

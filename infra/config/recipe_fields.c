@@ -285,6 +285,22 @@ static const struct config_field prune_fields[] = {
         "Rows of a capability that stay whatever the share"),
     END};
 
+static const struct config_field exploration_fields[] = {
+    INT("steps", exploration_settings, steps, "0", 0, STEPS_MAX, "steps",
+        "Light SFT: pass@k on prompts of rl.data, sampled as in rl.sampling, is measured before "
+        "the "
+        "first step, each time after so many, and at the end; when it has fallen the stage ends "
+        "with the weights that were best. 0 is off"),
+    INT("prompts", exploration_settings, prompts, "200", 0, FIELD_UNBOUNDED, "prompts",
+        "Prompts it is measured on, from the start of the data; 0 takes all"),
+    INT("samples", exploration_settings, samples, "8", 1, 1024, "samples",
+        "Answers sampled per prompt"),
+    INT("k", exploration_settings, k, "8", 1, 1024, NULL, "The k of pass@k; at most samples"),
+    FLOAT("drop", exploration_settings, drop, "0.02", 0, 1, NULL,
+          "It has fallen when it is below the best so far by more than this, and by more than two "
+          "standard errors of the difference"),
+    END};
+
 static const struct config_field sft_fields[] = {
     TABLE("data", sft_settings, data, sft_data_fields, "What SFT learns from."),
     INT("epochs", sft_settings, epochs, "1", 1, 1000000, NULL, "Passes over the data"),
@@ -305,6 +321,8 @@ static const struct config_field sft_fields[] = {
           "Light SFT: the stage ends when the policy's entropy on its rows, mean of 10 steps, is "
           "below "
           "this share of what it was in the first 10; 0 is off"),
+    TABLE("exploration", sft_settings, exploration, exploration_fields,
+          "Whether SFT costs the policy what RL would explore."),
     FLOAT("neftune_alpha", sft_settings, neftune_alpha, "0", 0, 1000, NULL,
           "NEFTune: uniform noise on embeddings while SFT learns, of this over the root of tokens "
           "times hidden size; 5 in the paper, 0 is off"),

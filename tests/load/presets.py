@@ -46,7 +46,7 @@ def main():
     cases = STALE if options.stale else [(preset, "") for preset in options.presets.split(",")]
     lines = ["| preset | pass@1 after RL | reward | entropy | KL to the start | staleness | seconds |", "|---|---|---|---|---|---|---|"]
     for preset, more in cases:
-        rows = []
+        rows, stopped = [], []
         for seed in range(1, options.seeds + 1):
             name = "%s%s-%s-%d" % (preset, "-stale" + ("-none" if more else "") if options.stale else "", options.learning_rate, seed)
             objective = "rl.objective={preset: %s, %skl_limit: %g}" % (preset, more, 0.0 if options.stale else 1.0)
@@ -54,14 +54,23 @@ def main():
                          "rl.optimizer.learning_rate=" + options.learning_rate] + UNFILTERED
             if options.stale:
                 overrides += ["rl.staleness_max=8"] + UNGUARDED
-            directory, summary = run(hone, repository, out, name, overrides)
+            try:
+                directory, summary = run(hone, repository, out, name, overrides)
+            except SystemExit as stop:  # the guards gave up
+                stopped.append(str(stop).strip().splitlines()[-1])
+                print(name, stopped[-1], flush=True)
+                continue
             rows.append(figures(directory, summary))
             print(name, json.dumps(rows[-1]), flush=True)
-        label = preset + (", " + more.strip(" ,") if more else "")
+        label = preset + (", " + more.strip(" ,") if more else "") + (" (%d of %d stopped)" % (len(stopped), options.seeds) if stopped else "")
+        if not rows:
+            lines.append("| %s | %s | | | | | |" % (label, stopped[0]))
+            continue
         lines.append("| %s | %s | %s | %s | %s | %.1f | %.0f |" % (
             label, spread(rows, "pass", 3), spread(rows, "reward", 3), spread(rows, "entropy", 3), spread(rows, "kl", 4),
             statistics.fmean(row["staleness"] for row in rows), statistics.fmean(row["seconds"] for row in rows)))
-    lines.append("\npass@1 before RL: %.3f" % rows[0]["before"])
+    if rows:
+        lines.append("\npass@1 before RL: %.3f" % rows[0]["before"])
     with open(os.path.join(out, "%s-%s.md" % ("stale" if options.stale else "table", options.learning_rate)), "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
     print("\n".join(lines))

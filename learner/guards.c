@@ -13,6 +13,7 @@
 #define SAMPLE_SIZE_MIN    0.3
 #define RECENT_FEW         3
 #define REWARD_DEVIATIONS  4.0
+#define BEHAVIOR_KL_MIN    0.01 /* nats a token: ratios of e^+-0.14; less does no harm */
 #define TRUNCATION_FACTOR  3.0
 #define TRUNCATION_MARGIN  0.1
 #define ROLLBACK_WINDOW    1000
@@ -211,9 +212,11 @@ static bool collapsed(const struct guards *guards, struct guard_verdict *verdict
             return trips(verdict, SIGNAL_REWARD_COLLAPSE, mean, middle - drop);
     }
     if (options->behavior_drift > 0.0 &&
-        split(&guards->memory.behavior, RECENT_FEW, &mean, &middle, &spread) && middle > 0.0 &&
-        mean > options->behavior_drift * middle)
-        return trips(verdict, SIGNAL_BEHAVIOR_DRIFT, mean, options->behavior_drift * middle);
+        split(&guards->memory.behavior, RECENT_FEW, &mean, &middle, &spread)) {
+        double limit = fmax(options->behavior_drift * middle, BEHAVIOR_KL_MIN);
+        if (mean > limit)
+            return trips(verdict, SIGNAL_BEHAVIOR_DRIFT, mean, limit);
+    }
     return false;
 }
 

@@ -15,8 +15,8 @@
  *   reward_collapse   mean of 3 batches is below the median of the 52 before by reward_drop of it
  *                     and by four deviations (1.48 median distances): back
  *   behavior_drift    KL of the behavior policy to the policy, mean of 3 batches > behavior_drift x
- *                     median of the 52 before: weights that are not what they are said to be, or
- *                     steps that are too long: back
+ *                     median of the 52 before and > 0.01 nats a token: weights that are not what
+ *                     they are said to be, or steps that are too long: back
  *   kl_drift          KL to the reference > kl_limit in 3 batches running
  *                     back
  *   sample_size       effective sample size < 0.3 in 5 batches running

@@ -443,8 +443,8 @@ static const struct config_field guard_fields[] = {
           "share of it, and by four deviations; 0 is off"),
     FLOAT("behavior_drift", guard_settings, behavior_drift, "8", 0, 1e6, NULL,
           "Go back when the KL of the behavior policy to the policy, mean of 3 batches, is above "
-          "this times the median of those before: stale weights, or steps that are too long; 0 is "
-          "off"),
+          "this times the median of those before, and above 0.01 nats a token: stale weights, or "
+          "steps that are too long; 0 is off"),
     INT("good_after", guard_settings, good_after, "5", 1, 1000, "batches",
         "A checkpoint is good, and can be gone back to, when so many batches without a signal have "
         "followed it; by default no more than checkpoint_steps x keep_checkpoints"),

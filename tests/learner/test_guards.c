@@ -177,6 +177,22 @@ static void collapses_are_noticed_within_five_batches(void **state)
     assert_true(after > 0 && after <= 3);
 }
 
+/* Small steps on few trajectories: the KL of the behavior policy is tiny and its tail is long. */
+static void a_tiny_kl_is_no_drift(void **state)
+{
+    (void)state;
+    struct guards guards;
+    open(&guards, 72);
+    for (int64_t batch = 73; batch <= 400; batch++) {
+        struct guard_figures figures = healthy(batch);
+        figures.behavior_kl *= 0.05; /* about 0.00015 */
+        if (batch % 40 < 3)
+            figures.behavior_kl = 0.006;
+        struct guard_verdict verdict = feed(&guards, &figures);
+        assert_int_equal(verdict.signal, SIGNAL_NONE);
+    }
+}
+
 static void what_is_only_told(void **state)
 {
     (void)state;
@@ -311,6 +327,7 @@ int main(void)
         cmocka_unit_test(no_false_alarm_in_healthy_runs),
         cmocka_unit_test(bad_steps_are_skipped),
         cmocka_unit_test(collapses_are_noticed_within_five_batches),
+        cmocka_unit_test(a_tiny_kl_is_no_drift),
         cmocka_unit_test(what_is_only_told),
         cmocka_unit_test(going_back_and_giving_up),
         cmocka_unit_test(the_first_signal_stops_when_there_is_no_way_back),

@@ -215,7 +215,7 @@ static int reset_to_start(struct policy *policy)
     float *flat = MEMORY_ARRAY(float, model_config_parameter_count(&policy->config));
     int rc = model_read_flat(&policy->config, policy->options->model_directory, flat);
     if (rc == 0)
-        trainer_reset(policy->trainer, flat);
+        rc = trainer_reset(policy->trainer, flat);
     memory_free(flat);
     policy->state.kl_coef = (double)policy->options->loss.kl_coef;
     return rc;

@@ -52,8 +52,8 @@ struct policy_sequence {
     const float *old_value, *value_target; /* [count] when the batch has values */
 };
 
-/* Unweighted sums over the batch's trained tokens, for metrics; means are taken by the caller
- * through `tokens`. */
+/* All doubles, sums first, then maxima: what struct loss_sums takes it for. Unweighted sums over
+ * the batch's trained tokens, for metrics; means are taken by the caller through `tokens`. */
 struct policy_loss_stats {
     double policy_loss;  /* sum of L_t */
     double kl_reference; /* k3 of KL(policy || reference); 0 when no reference is kept */
@@ -62,18 +62,19 @@ struct policy_loss_stats {
     double value_loss;   /* sum of V_t; 0 without a critic */
     /* Of the returns R, and of R - v: what of them the critic explains. */
     double return_sum, return_squares, residual_sum, residual_squares;
-    double ratio_sum, ratio_squared_sum, ratio_max; /* of policy to behavior */
-    double weight_sum;                              /* of the off-policy correction */
-    int64_t rejected;                               /* tokens that it gave the weight 0 */
+    double ratio_sum, ratio_squared_sum; /* of policy to behavior */
+    double weight_sum;                   /* of the off-policy correction */
+    double rejected;                     /* tokens that it gave the weight 0 */
     /* Over tokens sampled wholly from the current version, their keys and values included (G6): */
-    double abs_logprob_difference_max; /* 0 exactly */
-    int64_t unequal_tokens;            /* logprob differs in any bit */
-    int64_t current_version_tokens;
-    int64_t
-        mixed_kv_tokens; /* trained tokens whose KV was in part of other weights: not compared */
-    int64_t clipped_low, clipped_high; /* tokens whose ratio is at a clip bound */
-    int64_t dual_clipped;              /* tokens whose gradient the dual clip stops */
-    int64_t tokens;
+    double unequal_tokens; /* logprob differs in any bit */
+    double current_version_tokens;
+    double mixed_kv_tokens; /* trained tokens whose KV was in part of other weights: not compared */
+    double clipped_low, clipped_high; /* tokens whose ratio is at a clip bound */
+    double dual_clipped;              /* tokens whose gradient the dual clip stops */
+    double tokens;
+
+    double ratio_max;
+    double abs_logprob_difference_max; /* of the current version's tokens: 0 exactly */
 };
 
 struct policy_loss {
@@ -83,6 +84,10 @@ struct policy_loss {
     bool first_pass; /* over the batch: the weights are the proximal policy's */
     struct policy_loss_stats stats;
 };
+
+#define POLICY_LOSS_MAXIMA 2
+#define POLICY_LOSS_SUMS                                                                           \
+    ((int32_t)(sizeof(struct policy_loss_stats) / sizeof(double)) - POLICY_LOSS_MAXIMA)
 
 /* Counts tokens and sequences of the batch, clears stats. */
 void policy_loss_begin(struct policy_loss *loss, const struct train_batch *batch);

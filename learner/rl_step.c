@@ -107,6 +107,10 @@ int rl_step_run(const struct rl_step *step, struct rl_batch *batch, int64_t curr
     struct watched_loss loss = {
         .policy.options = step->loss, .step = step, .number = batch->number};
     struct asked asked = {.step = step, .loss = &loss, .result = result};
+    const struct loss_sums sums = {.values = (double *)(void *)&loss.policy.stats,
+                                   .sums = POLICY_LOSS_SUMS,
+                                   .maxima = POLICY_LOSS_MAXIMA};
+    train.sums = &sums;
     if (step->accept) {
         train.accept = ask;
         train.accept_context = &asked;

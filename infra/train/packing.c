@@ -14,12 +14,15 @@
 struct packing_unit {
     int32_t first, count; /* sequences of the batch */
     int32_t tokens;
+    int32_t shard;
     int32_t bin;
     int32_t bin_in_order; /* when units are taken as they come */
 };
 
 struct packing_bin {
     int32_t tokens, sequences;
+    int32_t shard;
+    int32_t place; /* among the micro-batches in order of shards */
 };
 
 int32_t packing_max_sequences(int32_t max_tokens)
@@ -28,10 +31,10 @@ int32_t packing_max_sequences(int32_t max_tokens)
     return most > MAX_SEQUENCES_FLOOR ? most : MAX_SEQUENCES_FLOOR;
 }
 
-void packing_init(struct packing *packing, int32_t max_tokens)
+void packing_init(struct packing *packing, int32_t max_tokens, int32_t shards)
 {
-    HONE_ASSERT(max_tokens > 0);
-    *packing = (struct packing){.max_tokens = max_tokens};
+    HONE_ASSERT(max_tokens > 0 && shards >= 1 && shards <= PACKING_SHARDS_MAX);
+    *packing = (struct packing){.max_tokens = max_tokens, .shards = shards};
 }
 
 void packing_release(struct packing *packing)
@@ -47,14 +50,14 @@ void packing_release(struct packing *packing)
 
 static void reserve(struct packing *packing, int32_t count)
 {
-    int32_t max_tokens = packing->max_tokens;
+    int32_t max_tokens = packing->max_tokens, shards = packing->shards;
     int32_t capacity = packing->capacity > 0 ? packing->capacity : CAPACITY_FLOOR;
     if (count <= packing->capacity)
         return;
     while (capacity < count)
         capacity = capacity > INT32_MAX / 2 ? count : 2 * capacity;
     packing_release(packing);
-    packing->max_tokens = max_tokens;
+    packing_init(packing, max_tokens, shards);
     packing->capacity = capacity;
     packing->sequences = MEMORY_ARRAY(struct train_sequence, capacity);
     packing->order = MEMORY_ARRAY(int32_t, capacity);
@@ -121,20 +124,33 @@ static void sort_by_length(int32_t *by_length, const struct packing_unit *units,
     }
 }
 
-/* The fullest micro-batch with room for the unit; a new one when there is none. */
+/* Longest first, each to the shard with the fewest tokens. */
+static void deal(struct packing *packing, int32_t units)
+{
+    int64_t tokens[PACKING_SHARDS_MAX] = {0};
+    for (int32_t i = 0; i < units; i++) {
+        struct packing_unit *unit = &packing->units[packing->by_length[i]];
+        for (int32_t s = 1; s < packing->shards; s++)
+            if (tokens[s] < tokens[unit->shard])
+                unit->shard = s;
+        tokens[unit->shard] += unit->tokens;
+    }
+}
+
+/* The fullest micro-batch of its shard with room for the unit; a new one when there is none. */
 static int32_t best_bin(struct packing *packing, const struct packing_unit *unit)
 {
     int32_t best = -1, most = packing_max_sequences(packing->max_tokens);
     for (int32_t i = 0; i < packing->micro_batch_count; i++) {
         const struct packing_bin *bin = &packing->bins[i];
-        if (unit->tokens <= packing->max_tokens - bin->tokens &&
+        if (bin->shard == unit->shard && unit->tokens <= packing->max_tokens - bin->tokens &&
             unit->count <= most - bin->sequences &&
             (best < 0 || bin->tokens > packing->bins[best].tokens))
             best = i;
     }
     if (best < 0) {
         best = packing->micro_batch_count++;
-        packing->bins[best] = (struct packing_bin){0};
+        packing->bins[best] = (struct packing_bin){.shard = unit->shard};
     }
     return best;
 }
@@ -167,18 +183,33 @@ static void use_order(struct packing *packing, int32_t units, int32_t micro_batc
     }
 }
 
+/* Micro-batches of a shard stand together. */
+static void order_shards(struct packing *packing)
+{
+    int32_t place = 0;
+    for (int32_t s = 0; s < packing->shards; s++) {
+        for (int32_t i = 0; i < packing->micro_batch_count; i++)
+            if (packing->bins[i].shard == s)
+                packing->bins[i].place = place++;
+        packing->shard_ends[s] = place;
+    }
+}
+
 /* Sequences in packed order: each micro-batch's own, as they stand in the batch. */
 static void place(struct packing *packing, const struct train_sequence *sequences, int32_t units)
 {
     int32_t begin = 0;
+    for (int32_t i = 0; i < packing->micro_batch_count; i++)
+        packing->ends[packing->bins[i].place] = packing->bins[i].sequences;
     for (int32_t i = 0; i < packing->micro_batch_count; i++) {
+        int32_t held = packing->ends[i];
         packing->ends[i] = begin;
-        begin += packing->bins[i].sequences;
+        begin += held;
     }
     for (int32_t u = 0; u < units; u++) {
         const struct packing_unit *unit = &packing->units[u];
         for (int32_t i = 0; i < unit->count; i++) {
-            int32_t to = packing->ends[unit->bin]++;
+            int32_t to = packing->ends[packing->bins[unit->bin].place]++;
             packing->sequences[to] = sequences[unit->first + i];
             packing->order[to] = unit->first + i;
         }
@@ -194,15 +225,17 @@ int packing_plan(struct packing *packing, const struct train_sequence *sequences
     if (units < 0)
         return units;
     sort_by_length(packing->by_length, packing->units, units);
+    deal(packing, units);
     for (int32_t i = 0; i < units; i++) {
         struct packing_unit *unit = &packing->units[packing->by_length[i]];
         unit->bin = best_bin(packing, unit);
         packing->bins[unit->bin].tokens += unit->tokens;
         packing->bins[unit->bin].sequences += unit->count;
     }
-    int32_t in_order = fill_in_order(packing, units);
+    int32_t in_order = packing->shards == 1 ? fill_in_order(packing, units) : INT32_MAX;
     if (in_order <= packing->micro_batch_count)
         use_order(packing, units, in_order);
+    order_shards(packing);
     place(packing, sequences, units);
     return 0;
 }

@@ -22,12 +22,13 @@ struct trainer {
     struct micro_batch micro;
     struct packing packing;
     int64_t parameters;
-    float *master;           /* [parameters] */
-    float *noise;            /* [micro_batch_tokens, hidden]; NULL: none */
-    void *moment1, *moment2; /* [parameters] in moments_dtype; NULL when logprobs_only */
-    float *gradient;         /* [parameters]; NULL when logprobs_only */
-    struct value_head value; /* with value_head */
-    struct lora lora;        /* with lora.rank: master is what they are added to */
+    float *master;            /* [parameters] */
+    float *noise;             /* [micro_batch_tokens, hidden]; NULL: none */
+    void *moment1, *moment2;  /* [parameters] in moments_dtype; NULL when logprobs_only */
+    struct sharding sharding; /* and the gradient */
+    void *values;             /* [parameters] in dtype, on its way to the ranks; NULL: one rank */
+    struct value_head value;  /* with value_head */
+    struct lora lora;         /* with lora.rank: master is what they are added to */
     int64_t steps;
 };
 
@@ -87,6 +88,49 @@ static size_t noise_bytes(const struct trainer_options *options, const struct mo
     return (size_t)options->micro_batch_tokens * (size_t)config->hidden_size * sizeof(float);
 }
 
+static size_t value_bytes(const struct trainer *t)
+{
+    return (size_t)t->parameters * dtype_bytes(t->options.dtype);
+}
+
+/* Gradient, master and moments of a trainer that learns; the ranks share the last two. */
+static int open_learning(struct trainer *t)
+{
+    const struct trainer_options *options = &t->options;
+    void *master = NULL;
+    int rc = sharding_init(&t->sharding, options->group, options->gradient_shards, t->parameters,
+                           t->value.count, options->micro_batch_tokens);
+    if (rc == 0)
+        rc = sharding_vector(&t->sharding, vector_bytes(t->parameters), &master);
+    t->master = master;
+    if (rc == 0 && options->lora.rank == 0)
+        rc = sharding_vector(&t->sharding, moment_bytes(options, t->parameters), &t->moment1);
+    if (rc == 0 && options->lora.rank == 0)
+        rc = sharding_vector(&t->sharding, moment_bytes(options, t->parameters), &t->moment2);
+    if (rc == 0 && options->group)
+        rc = sharding_vector(&t->sharding, value_bytes(t), &t->values);
+    return rc;
+}
+
+static int open_looking(struct trainer *t)
+{
+    t->master = memory_map(vector_bytes(t->parameters));
+    return sharding_init_streams(&t->sharding, t->options.group, t->options.micro_batch_tokens);
+}
+
+/* Each rank writes what is its own. */
+static int set_master(struct trainer *t, const float *master)
+{
+    int64_t begin = 0, end = t->parameters;
+    if (t->options.logprobs_only) {
+        memcpy(t->master, master, vector_bytes(t->parameters));
+        return 0;
+    }
+    sharding_span(&t->sharding, &begin, &end);
+    memcpy(t->master + begin, master + begin, vector_bytes(end - begin));
+    return sharding_join(&t->sharding, t->master);
+}
+
 int trainer_create(struct trainer **trainer, const struct trainer_options *options,
                    const struct model_config *config, const float *master,
                    const struct compute *compute)
@@ -98,6 +142,8 @@ int trainer_create(struct trainer **trainer, const struct trainer_options *optio
 
     struct trainer *t = MEMORY_NEW(struct trainer);
     t->options = *options;
+    if (options->gradient_shards == 0)
+        t->options.gradient_shards = 1;
     t->config = *config;
     t->compute = *compute; /* the model keeps a pointer to it */
     t->parameters = model_config_parameter_count(config);
@@ -111,23 +157,20 @@ int trainer_create(struct trainer **trainer, const struct trainer_options *optio
     if (rc < 0)
         goto fail;
     micro_batch_init(&t->micro, options->micro_batch_tokens, t->cache);
-    packing_init(&t->packing, options->micro_batch_tokens);
-    t->master = memory_map(vector_bytes(t->parameters));
-    memcpy(t->master, master, vector_bytes(t->parameters));
-    if (training)
-        t->gradient = memory_map(vector_bytes(t->parameters));
+    packing_init(&t->packing, options->micro_batch_tokens,
+                 training ? t->options.gradient_shards : 1);
+    if (options->value_head)
+        value_head_init(&t->value, config->hidden_size);
+    if ((rc = training ? open_learning(t) : open_looking(t)) < 0)
+        goto fail;
+    if ((rc = set_master(t, master)) < 0)
+        goto fail;
     if (training && options->noise.alpha > 0.0f)
         t->noise = memory_map(noise_bytes(options, config));
     if (training && options->lora.rank > 0)
         rc = lora_init(&t->lora, &options->lora, t->model);
     if (rc < 0)
         goto fail;
-    if (training && options->lora.rank == 0) {
-        t->moment1 = memory_map(moment_bytes(options, t->parameters));
-        t->moment2 = memory_map(moment_bytes(options, t->parameters));
-    }
-    if (options->value_head)
-        value_head_init(&t->value, config->hidden_size);
     model_set_flat(t->model, t->master);
     *trainer = t;
     return 0;
@@ -136,15 +179,25 @@ fail:
     return rc;
 }
 
+static void close_learning(struct trainer *t)
+{
+    size_t moments = moment_bytes(&t->options, t->parameters);
+    sharding_vector_free(&t->sharding, t->master, vector_bytes(t->parameters));
+    sharding_vector_free(&t->sharding, t->moment1, moments);
+    sharding_vector_free(&t->sharding, t->moment2, moments);
+    sharding_vector_free(&t->sharding, t->values, value_bytes(t));
+}
+
 void trainer_free(struct trainer *trainer)
 {
     if (trainer == NULL)
         return;
-    memory_unmap(trainer->master, vector_bytes(trainer->parameters));
-    memory_unmap(trainer->gradient, vector_bytes(trainer->parameters));
+    if (trainer->options.logprobs_only)
+        memory_unmap(trainer->master, vector_bytes(trainer->parameters));
+    else
+        close_learning(trainer);
+    sharding_release(&trainer->sharding);
     memory_unmap(trainer->noise, noise_bytes(&trainer->options, &trainer->config));
-    memory_unmap(trainer->moment1, moment_bytes(&trainer->options, trainer->parameters));
-    memory_unmap(trainer->moment2, moment_bytes(&trainer->options, trainer->parameters));
     value_head_release(&trainer->value);
     lora_release(&trainer->lora);
     micro_batch_release(&trainer->micro);
@@ -171,6 +224,9 @@ void trainer_plan(const struct trainer_options *options, const struct model_conf
     memory_plan_add(plan, owner, "adapters, their moments and gradient",
                     adapters ? 4 * vector_bytes(lora_count(&options->lora, config)) : 0);
     memory_plan_add(plan, owner, "gradient (fp32)", training ? vector_bytes(parameters) : 0);
+    memory_plan_add(plan, owner, "gradients of shards (fp32)",
+                    training ? sharding_bytes(options->group, options->gradient_shards, parameters)
+                             : 0);
     memory_plan_add(plan, owner, "activations",
                     transformer_bytes(config, options->dtype, rows, kept_activations(options)));
     memory_plan_add(plan, owner, "key/value cache", kv_cache_bytes(config, options->dtype, blocks));
@@ -254,49 +310,89 @@ static void backward_micro_batch(struct trainer *t, const struct train_batch *ba
     const struct head_targets targets = micro_batch_targets(micro, batch->temperature);
     transformer_backward(t->transformer, &targets, micro->head_d_logprob,
                          batch->need_entropy ? micro->head_d_entropy : NULL,
-                         batch->need_value ? &values : NULL, t->gradient);
+                         batch->need_value ? &values : NULL, t->sharding.own);
 }
 
-/* The whole batch's loss and gradient. */
-static int accumulate(struct trainer *t, const struct train_batch *batch, loss_function loss,
-                      void *context, struct step_report *report)
+/* One shard's loss and gradient, from zero. */
+static int accumulate_shard(struct trainer *t, const struct train_batch *packed, int32_t shard,
+                            loss_function loss, void *context, struct step_report *report,
+                            struct shard_figures *figures)
 {
-    struct train_batch packed;
-    int rc = pack_batch(t, batch, &packed);
-    if (rc < 0)
-        return rc;
-    parallel_zero(t->compute.pool, t->gradient, vector_bytes(t->parameters));
-    value_head_zero(&t->value);
-    for (int32_t i = 0; i < t->packing.micro_batch_count; i++) {
+    int32_t first = shard > 0 ? t->packing.shard_ends[shard - 1] : 0;
+    parallel_zero(t->compute.pool, t->sharding.own, vector_bytes(t->sharding.length));
+    t->value.gradient = t->sharding.own + t->parameters;
+    for (int32_t i = first; i < t->packing.shard_ends[shard]; i++) {
         int64_t start = clock_now_ns(clock_system());
-        forward_micro_batch(t, &packed, i, true);
-        struct loss_streams streams = micro_batch_streams(&t->micro, &packed);
-        rc = loss(context, &packed, &streams, &report->loss);
+        forward_micro_batch(t, packed, i, true);
+        struct loss_streams streams = micro_batch_streams(&t->micro, packed);
+        int rc = loss(context, packed, &streams, &figures->loss);
         report->seconds_forward += seconds_since(start);
         if (rc < 0) {
             micro_batch_unload(&t->micro);
             return rc;
         }
         start = clock_now_ns(clock_system());
-        backward_micro_batch(t, &packed);
+        backward_micro_batch(t, packed);
         report->seconds_backward += seconds_since(start);
-        report->tokens += t->micro.row_count;
-        report->trained_tokens += t->micro.head_count;
+        figures->tokens += t->micro.row_count;
+        figures->trained_tokens += t->micro.head_count;
         micro_batch_unload(&t->micro);
     }
     return 0;
 }
 
-/* AdamW over each contiguous run of tensors that share a weight decay; the new weights reach the
- * model in the same pass. */
-static void apply_weights(struct trainer *t, struct adamw_options *adamw)
+/* The whole batch's loss and gradient, of all shards on all ranks. */
+static int accumulate(struct trainer *t, const struct train_batch *batch, loss_function loss,
+                      void *context, struct step_report *report)
+{
+    struct train_batch packed;
+    struct shard_figures figures = {0};
+    int rc = pack_batch(t, batch, &packed);
+    for (int32_t round = 0; rc == 0 && round < sharding_rounds(&t->sharding); round++) {
+        int32_t shard = sharding_shard(&t->sharding, round);
+        rc = accumulate_shard(t, &packed, shard, loss, context, report, &figures);
+        if (rc == 0)
+            rc = sharding_add(&t->sharding, t->compute.pool, round);
+        if (rc == 0)
+            sharding_keep(&t->sharding, round, &figures, batch->sums);
+    }
+    if (rc == 0)
+        rc = sharding_collect(&t->sharding, &figures, batch->sums);
+    t->value.gradient = t->sharding.sum + t->parameters;
+    report->loss = figures.loss;
+    report->tokens = (int64_t)figures.tokens;
+    report->trained_tokens = (int64_t)figures.trained_tokens;
+    return rc;
+}
+
+/* AdamW over parameters [begin, end) of one weight decay; `values` of all parameters get the new
+ * weights. */
+static void adamw_range(struct trainer *t, struct adamw_options *adamw, int64_t begin, int64_t end,
+                        char *values)
+{
+    const struct optimizer_options *options = &t->options.optimizer;
+    size_t moment_size = dtype_bytes(options->moments_dtype), at = (size_t)begin;
+    struct adamw_vectors vectors = {.parameters = t->master + at,
+                                    .m = (char *)t->moment1 + at * moment_size,
+                                    .v = (char *)t->moment2 + at * moment_size,
+                                    .moments_dtype = options->moments_dtype,
+                                    .gradient = t->sharding.sum + at,
+                                    .values = values + at * dtype_bytes(t->options.dtype),
+                                    .values_dtype = t->options.dtype};
+    if (begin < end)
+        t->compute.ops->adamw(t->compute.pool, end - begin, adamw, &vectors);
+}
+
+/* AdamW over each contiguous run of tensors that share a weight decay, where this rank moves the
+ * weights; the new ones reach the model in the same pass, or with more ranks once all are made. */
+static int apply_weights(struct trainer *t, struct adamw_options *adamw)
 {
     const struct optimizer_options *options = &t->options.optimizer;
     int32_t tensors = model_tensor_count(t->model);
-    char *values = model_overwrite(t->model);
-    size_t value_bytes = dtype_bytes(t->options.dtype);
-    size_t moment_size = dtype_bytes(options->moments_dtype);
+    int64_t first, last;
+    char *values = t->values ? t->values : model_overwrite(t->model);
 
+    sharding_span(&t->sharding, &first, &last);
     for (int32_t i = 0; i < tensors;) {
         const struct model_tensor *head = model_tensor_at(t->model, i);
         bool decays = head->rows > 1;
@@ -309,27 +405,26 @@ static void apply_weights(struct trainer *t, struct adamw_options *adamw)
             count += tensor->count;
         }
         adamw->weight_decay = decays ? (float)options->weight_decay : 0.0f;
-        size_t at = (size_t)head->offset;
-        struct adamw_vectors vectors = {.parameters = t->master + at,
-                                        .m = (char *)t->moment1 + at * moment_size,
-                                        .v = (char *)t->moment2 + at * moment_size,
-                                        .moments_dtype = options->moments_dtype,
-                                        .gradient = t->gradient + at,
-                                        .values = values + at * value_bytes,
-                                        .values_dtype = t->options.dtype};
-        t->compute.ops->adamw(t->compute.pool, count, adamw, &vectors);
+        int64_t begin = head->offset, end = head->offset + count;
+        adamw_range(t, adamw, begin > first ? begin : first, end < last ? end : last, values);
     }
+    int rc = sharding_join(&t->sharding, values);
+    if (rc < 0)
+        return rc;
+    if (t->values)
+        parallel_copy(t->compute.pool, model_overwrite(t->model), t->values, value_bytes(t));
     model_finish(t->model);
+    return 0;
 }
 
 static void apply_adapters(struct trainer *t, struct adamw_options *adamw)
 {
     adamw->weight_decay = (float)t->options.optimizer.weight_decay;
     lora_step(&t->lora, &t->compute, adamw);
-    lora_apply(&t->lora, &t->compute, t->master, t->gradient, t->model);
+    lora_apply(&t->lora, &t->compute, t->master, t->sharding.own, t->model);
 }
 
-static void apply_adamw(struct trainer *t, const struct step_report *report)
+static int apply_adamw(struct trainer *t, const struct step_report *report)
 {
     const struct optimizer_options *options = &t->options.optimizer;
     struct adamw_options adamw = {
@@ -340,10 +435,11 @@ static void apply_adamw(struct trainer *t, const struct step_report *report)
         .bias_correction1 = (float)(1.0 - pow(options->beta1, (double)t->steps)),
         .bias_correction2 = (float)(1.0 - pow(options->beta2, (double)t->steps)),
         .gradient_scale = (float)report->clip_scale};
+    int rc = 0;
     if (t->lora.count > 0)
         apply_adapters(t, &adamw);
     else
-        apply_weights(t, &adamw);
+        rc = apply_weights(t, &adamw);
     if (t->options.value_head) {
         if (t->options.value_learning_rate > 0.0)
             adamw.learning_rate = (float)(report->learning_rate / options->learning_rate *
@@ -351,21 +447,24 @@ static void apply_adamw(struct trainer *t, const struct step_report *report)
         adamw.weight_decay = 0.0f;
         value_head_step(&t->value, t->compute.ops, &adamw);
     }
+    return rc;
 }
 
 /* Of what is trained of the model. */
-static double sum_squares(struct trainer *t)
+static int sum_squares(struct trainer *t, double *squares)
 {
     if (t->lora.count == 0)
-        return t->compute.ops->sum_squares(t->compute.pool, t->parameters, t->gradient);
-    lora_gradient(&t->lora, t->compute.pool, t->gradient);
-    return lora_sum_squares(&t->lora, &t->compute);
+        return sharding_sum_squares(&t->sharding, &t->compute, squares);
+    lora_gradient(&t->lora, t->compute.pool, t->sharding.sum);
+    *squares = lora_sum_squares(&t->lora, &t->compute);
+    return 0;
 }
 
 int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_function loss,
                  void *context, struct step_report *report)
 {
     const struct optimizer_options *options = &trainer->options.optimizer;
+    double squares;
 
     HONE_ASSERT(!trainer->options.logprobs_only);
     HONE_ASSERT(!batch->need_value || trainer->options.value_head);
@@ -378,49 +477,82 @@ int trainer_step(struct trainer *trainer, const struct train_batch *batch, loss_
     int64_t start = clock_now_ns(clock_system());
     trainer->steps++;
     report->learning_rate = optimizer_learning_rate(options, trainer->steps);
-    report->gradient_norm = sqrt(sum_squares(trainer) + value_head_sum_squares(&trainer->value));
+    if ((rc = sum_squares(trainer, &squares)) < 0)
+        return rc;
+    report->gradient_norm = sqrt(squares + value_head_sum_squares(&trainer->value));
     report->applied = isfinite(report->loss) && isfinite(report->gradient_norm);
     if (batch->accept)
         report->applied = batch->accept(batch->accept_context, report) && report->applied;
     if (report->applied) {
         if (options->max_gradient_norm > 0.0 && report->gradient_norm > options->max_gradient_norm)
             report->clip_scale = options->max_gradient_norm / report->gradient_norm;
-        apply_adamw(trainer, report);
+        rc = apply_adamw(trainer, report);
     }
     report->seconds_optimizer = seconds_since(start);
-    return 0;
+    return rc;
 }
 
-static void copy_streams(const struct trainer *t, float *const *logprob, float *const *entropy)
+/* The stream of micro-batch `index`, back to back, to the batch's sequences. */
+static void deliver(const struct trainer *t, int32_t index, const float *stream, float *const *out)
+{
+    int32_t first = index > 0 ? t->packing.ends[index - 1] : 0;
+    for (int32_t s = first; out != NULL && s < t->packing.ends[index]; s++) {
+        int32_t count = t->packing.sequences[s].count;
+        memcpy(out[t->packing.order[s]], stream, (size_t)count * sizeof *stream);
+        stream += count;
+    }
+}
+
+/* A rank's streams of one round. */
+static float *streams_of(const struct trainer *t, int32_t rank, int32_t stream)
+{
+    size_t tokens = (size_t)t->options.micro_batch_tokens;
+    return t->sharding.streams + (size_t)(rank * SHARDING_STREAMS + stream) * tokens;
+}
+
+/* Forward alone, micro-batch i on rank i % ranks, round by round; out: each stream's place or NULL.
+ */
+static int look(struct trainer *t, const struct train_batch *packed,
+                float *const *const out[SHARDING_STREAMS])
 {
     const struct micro_batch *micro = &t->micro;
-    for (int32_t s = 0; s < micro->count; s++) {
-        int32_t index = t->packing.order[micro->first + s];
-        size_t bytes = (size_t)t->packing.sequences[micro->first + s].count * sizeof(float);
-        memcpy(logprob[index], micro->logprob_of[s], bytes);
-        if (entropy != NULL)
-            memcpy(entropy[index], micro->entropy_of[s], bytes);
+    const float *own[SHARDING_STREAMS] = {micro->logprob, micro->entropy, micro->value};
+    int32_t ranks = rank_group_count(t->options.group), rank = rank_group_rank(t->options.group);
+    int32_t count = t->packing.micro_batch_count;
+    size_t bytes = (size_t)t->options.micro_batch_tokens * sizeof(float);
+    int rc = 0;
+    for (int32_t first = 0; rc == 0 && first < count; first += ranks) {
+        int32_t index = first + rank;
+        if (index < count)
+            forward_micro_batch(t, packed, index, false);
+        for (int32_t k = 0; k < SHARDING_STREAMS && index < count; k++) {
+            deliver(t, index, own[k], out[k]);
+            if (t->sharding.streams && out[k])
+                memcpy(streams_of(t, rank, k), own[k], bytes);
+        }
+        if (index < count)
+            micro_batch_unload(&t->micro);
+        if (!t->sharding.streams)
+            continue;
+        rc = sharding_join(&t->sharding, t->sharding.streams);
+        for (int32_t r = 0; rc == 0 && r < ranks && first + r < count; r++)
+            for (int32_t k = 0; k < SHARDING_STREAMS && r != rank; k++)
+                deliver(t, first + r, streams_of(t, r, k), out[k]);
+        if (rc == 0) /* all have read: they may be written again */
+            rc = sharding_join(&t->sharding, t->sharding.streams);
     }
+    return rc;
 }
 
 int trainer_logprobs(struct trainer *trainer, const struct train_batch *batch,
                      float *const *logprob, float *const *entropy)
 {
-    struct train_batch view = *batch;
+    struct train_batch view = *batch, packed;
     view.need_entropy = entropy != NULL;
     int rc = check_batch(trainer, &view);
-    if (rc < 0)
+    if (rc < 0 || (rc = pack_batch(trainer, &view, &packed)) < 0)
         return rc;
-
-    struct train_batch packed;
-    if ((rc = pack_batch(trainer, &view, &packed)) < 0)
-        return rc;
-    for (int32_t i = 0; i < trainer->packing.micro_batch_count; i++) {
-        forward_micro_batch(trainer, &packed, i, false);
-        copy_streams(trainer, logprob, entropy);
-        micro_batch_unload(&trainer->micro);
-    }
-    return 0;
+    return look(trainer, &packed, (float *const *const[]){logprob, entropy, NULL});
 }
 
 int trainer_values(struct trainer *trainer, const struct train_batch *batch, float *const *value)
@@ -432,15 +564,7 @@ int trainer_values(struct trainer *trainer, const struct train_batch *batch, flo
     int rc = check_batch(trainer, &view);
     if (rc < 0 || (rc = pack_batch(trainer, &view, &packed)) < 0)
         return rc;
-    for (int32_t i = 0; i < trainer->packing.micro_batch_count; i++) {
-        const struct micro_batch *micro = &trainer->micro;
-        forward_micro_batch(trainer, &packed, i, false);
-        for (int32_t s = 0; s < micro->count; s++)
-            memcpy(value[trainer->packing.order[micro->first + s]], micro->value_of[s],
-                   (size_t)packed.sequences[micro->first + s].count * sizeof(float));
-        micro_batch_unload(&trainer->micro);
-    }
-    return 0;
+    return look(trainer, &packed, (float *const *const[]){NULL, NULL, value});
 }
 
 struct model *trainer_model(struct trainer *trainer)
@@ -465,7 +589,7 @@ int64_t trainer_steps(const struct trainer *trainer)
 
 const float *trainer_gradient(const struct trainer *trainer)
 {
-    return trainer->gradient;
+    return trainer->sharding.sum;
 }
 
 static void fill_state(const struct trainer *trainer, struct checkpoint_state *state)
@@ -540,20 +664,25 @@ int trainer_export(struct trainer *trainer, const char *directory, const char *b
     return rc;
 }
 
-void trainer_reset(struct trainer *trainer, const float *master)
+int trainer_reset(struct trainer *trainer, const float *master)
 {
-    size_t count = (size_t)trainer->parameters;
     size_t moment_size = dtype_bytes(trainer->options.optimizer.moments_dtype);
+    int64_t begin, end;
     HONE_ASSERT(!trainer->options.logprobs_only);
-    memcpy(trainer->master, master, count * sizeof *master);
+    sharding_span(&trainer->sharding, &begin, &end);
+    size_t at = (size_t)begin * moment_size, bytes = (size_t)(end - begin) * moment_size;
     if (trainer->moment1) {
-        memset(trainer->moment1, 0, count * moment_size);
-        memset(trainer->moment2, 0, count * moment_size);
+        memset((char *)trainer->moment1 + at, 0, bytes);
+        memset((char *)trainer->moment2 + at, 0, bytes);
     }
+    int rc = set_master(trainer, master);
+    if (rc < 0)
+        return rc;
     model_set_flat(trainer->model, trainer->master);
     value_head_reset(&trainer->value);
     lora_reset(&trainer->lora);
     trainer->steps = 0;
+    return 0;
 }
 
 int trainer_restore(struct trainer *trainer, const char *directory, struct checkpoint_state *state)
@@ -564,21 +693,24 @@ int trainer_restore(struct trainer *trainer, const char *directory, struct check
         return rc;
     struct checkpoint_vector extras[EXTRA_VECTORS];
     bool adapters = trainer->lora.count > 0;
-    const struct checkpoint_optimizer optimizer = {.master = adapters ? NULL : trainer->master,
-                                                   .moment1 = trainer->moment1,
-                                                   .moment2 = trainer->moment2,
-                                                   .moments_dtype =
-                                                       trainer->options.optimizer.moments_dtype,
-                                                   .extras = extras,
-                                                   .extra_count = list_extras(trainer, extras)};
+    bool reads = rank_group_rank(trainer->options.group) == 0; /* what the ranks share */
+    const struct checkpoint_optimizer optimizer = {
+        .master = adapters || !reads ? NULL : trainer->master,
+        .moment1 = reads ? trainer->moment1 : NULL,
+        .moment2 = reads ? trainer->moment2 : NULL,
+        .moments_dtype = trainer->options.optimizer.moments_dtype,
+        .extras = extras,
+        .extra_count = list_extras(trainer, extras)};
     rc = checkpoint_read_optimizer(directory, &trainer->config, &optimizer);
+    if (rc == 0)
+        rc = sharding_join(&trainer->sharding, trainer->master);
     if (rc < 0)
         return rc;
 
     struct hash hash;
     char hex[HASH_HEX_SIZE];
     if (adapters)
-        lora_apply(&trainer->lora, &trainer->compute, trainer->master, trainer->gradient,
+        lora_apply(&trainer->lora, &trainer->compute, trainer->master, trainer->sharding.own,
                    trainer->model);
     else
         model_set_flat(trainer->model, trainer->master);

@@ -11,6 +11,11 @@
  *
  * T2. A loss must normalise by global counts (of the whole train_batch), never a micro-batch's.
  *
+ * With more than one gradient shard (sharding.h) that order is the shards', and a step is the same
+ * bits on any number of ranks that divides them. All ranks make the same calls with the same
+ * batches; a loss is called for this rank's micro-batches alone, and what it adds up beside its
+ * gradient it names in train_batch.sums.
+ *
  * T3. A step with a non-finite loss, gradient or norm is not applied; the report says so.
  *
  * Owned by one thread. */
@@ -25,6 +30,7 @@
 #include "infra/train/lora.h"
 #include "infra/train/memory_plan.h"
 #include "infra/train/optimizer.h"
+#include "infra/train/sharding.h"
 
 /* One sequence. Streams are indexed like tokens: entry i belongs to token i given tokens before it;
  * entry 0 is unused. Only entries with loss_mask[i] != 0 (i >= 1) are computed. */
@@ -49,6 +55,10 @@ struct train_batch {
     float temperature; /* logprobs are of softmax(logits / temperature) */
     bool need_entropy;
     bool need_value; /* of the trainer's value head */
+    /* What the loss adds up, zeros before a step; NULL: nothing that more than one shard could
+     * part.
+     */
+    const struct loss_sums *sums;
     /* Asked when loss and gradient norm are known: false leaves the weights as they are. NULL: yes.
      */
     bool (*accept)(void *context, const struct step_report *report);
@@ -91,6 +101,8 @@ struct trainer_options {
     struct embedding_noise_options noise; /* of trainer_step alone */
     bool checkpoint_layers; /* keep layer inputs alone, compute the rest twice: same bits */
     struct optimizer_options optimizer;
+    int32_t gradient_shards;  /* 0 is 1 */
+    struct rank_group *group; /* borrowed; NULL: one rank */
 };
 
 struct step_report {
@@ -136,16 +148,19 @@ int64_t trainer_steps(const struct trainer *trainer); /* optimiser steps applied
 /* The latest step's gradient before clipping, fp32 [parameter_count]; not with adapters. */
 const float *trainer_gradient(const struct trainer *trainer);
 
-/* A checkpoint with everything needed to go on; state->step and weights_hash are filled in here. */
+/* Rank 0 alone saves and exports; the others may do anything but train meanwhile.
+ *
+ * A checkpoint with everything needed to go on; state->step and weights_hash are filled in here. */
 int trainer_save(struct trainer *trainer, const char *directory, const char *base_directory,
                  struct checkpoint_state *state);
 /* Weights only (no optimiser), dtype as given: what the next stage starts from. */
 int trainer_export(struct trainer *trainer, const char *directory, const char *base_directory,
                    enum dtype dtype, struct checkpoint_state *state);
-/* Back to the start: these fp32 weights [parameter_count], moments 0, step 0. */
-void trainer_reset(struct trainer *trainer, const float *master);
+/* Back to the start: these fp32 weights [parameter_count], moments 0, step 0. Negative: a rank is
+ * gone. */
+int trainer_reset(struct trainer *trainer, const float *master);
 /* Restores master, moments and step counter from a checkpoint made by trainer_save. Weights whose
- * hash in the compute dtype is not the recorded one are HONE_ECORRUPT. */
+ * hash in the compute dtype is not the recorded one are HONE_ECORRUPT. Every rank calls it. */
 int trainer_restore(struct trainer *trainer, const char *directory, struct checkpoint_state *state);
 
 #endif

@@ -7,10 +7,9 @@
 void value_head_init(struct value_head *head, int32_t hidden)
 {
     head->count = (int64_t)hidden + 1;
-    head->weights = MEMORY_ARRAY(float, 4 * head->count);
+    head->weights = MEMORY_ARRAY(float, 3 * head->count);
     head->m = head->weights + head->count;
     head->v = head->m + head->count;
-    head->gradient = head->v + head->count;
     value_head_reset(head);
 }
 
@@ -28,13 +27,7 @@ int64_t value_head_stored(const struct value_head *head)
 void value_head_reset(struct value_head *head)
 {
     if (head->count > 0)
-        memset(head->weights, 0, (size_t)(4 * head->count) * sizeof(float));
-}
-
-void value_head_zero(struct value_head *head)
-{
-    if (head->count > 0)
-        memset(head->gradient, 0, (size_t)head->count * sizeof(float));
+        memset(head->weights, 0, (size_t)value_head_stored(head) * sizeof(float));
 }
 
 double value_head_sum_squares(const struct value_head *head)

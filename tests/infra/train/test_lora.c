@@ -205,7 +205,7 @@ static void training_moves_the_adapters_alone(void **state)
         memory_free(flat);
 
         /* Back to the start. */
-        trainer_reset(one, master);
+        assert_ok(trainer_reset(one, master));
         trainer_free(two);
         assert_ok(trainer_create(&two, &options, &config, master, &compute));
         steps(one, &data, 2);

@@ -30,7 +30,7 @@ static void longest_first_into_the_fullest(void **state)
     (void)state;
     struct train_sequence sequences[6];
     struct packing packing;
-    packing_init(&packing, 100);
+    packing_init(&packing, 100, 1);
     /* 60; 50 opens another; 40 fills the 60; 30 and 20 fill the 50. */
     make(sequences, (int32_t[]){60, 50, 40, 30, 20}, (int32_t[]){0, 1, 2, 3, 4}, 5);
     assert_ok(packing_plan(&packing, sequences, 5));
@@ -60,7 +60,7 @@ static void keeps_units_together(void **state)
     (void)state;
     struct train_sequence sequences[8];
     struct packing packing;
-    packing_init(&packing, 45);
+    packing_init(&packing, 45, 1);
     /* Units of 25, 30 (three), 20 and 15: 30 + 15, 25 + 20. */
     make(sequences, (int32_t[]){15, 10, 10, 10, 10, 10, 10, 15},
          (int32_t[]){7, 7, 3, 3, 3, 9, 9, 5}, 8);
@@ -74,7 +74,7 @@ static void refuses_a_unit_that_never_fits(void **state)
     (void)state;
     struct train_sequence sequences[3];
     struct packing packing;
-    packing_init(&packing, 60);
+    packing_init(&packing, 60, 1);
     make(sequences, (int32_t[]){5, 30, 31}, (int32_t[]){0, 1, 1}, 3);
     assert_int_equal(packing_plan(&packing, sequences, 3), HONE_EINVAL);
     assert_non_null(strstr(error_message(), "61 tokens"));
@@ -92,7 +92,7 @@ static void bounds_the_number_of_sequences(void **state)
         sequences[i] = (struct train_sequence){.count = 1, .unit = i};
     assert_int_equal(packing_max_sequences(16), 8);
     assert_int_equal(packing_max_sequences(1600), 100);
-    packing_init(&packing, 320);
+    packing_init(&packing, 320, 1);
     assert_ok(packing_plan(&packing, sequences, 100));
     assert_int_equal(packing.micro_batch_count, 5);
     assert_int_equal(packing.ends[0], 20);
@@ -154,8 +154,8 @@ static void random_batches_are_packed_whole_and_tight(void **state)
     (void)state;
     struct packing packing, other;
     int64_t bins = 0, taken_in_order = 0;
-    packing_init(&packing, 2048);
-    packing_init(&other, 2048);
+    packing_init(&packing, 2048, 1);
+    packing_init(&other, 2048, 1);
     for (uint64_t seed = 1; seed <= 50; seed++) {
         int32_t count = 2 * (1 + (int32_t)(seed * 37 % (COUNT_MAX / 2)));
         check_random(&packing, count, seed, &bins, &taken_in_order);

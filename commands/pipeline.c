@@ -101,7 +101,7 @@ static int add_role(struct pipeline *p, struct supervisor *supervisor, enum work
         log_info("waiting for %ss to join at %s", command, p->recipe->wire.hub);
     for (int i = 0; i < count && rc == 0; ++i) {
         char name[64], index[16];
-        bool single = role == WORKER_CURRICULUM || role == WORKER_LEARNER;
+        bool single = role == WORKER_CURRICULUM || (role == WORKER_LEARNER && i == 0);
         snprintf(index, sizeof index, "%d", i);
         if (single)
             snprintf(name, sizeof name, "%s", command);
@@ -121,7 +121,7 @@ static void say_processes(const struct pipeline *p, const struct supervisor *sup
         int index = 0, threads;
         if (strcmp(name, "curriculum") == 0)
             role = WORKER_CURRICULUM;
-        else if (strcmp(name, "learner") == 0)
+        else if (strcmp(name, "learner") == 0 || sscanf(name, "learner-%d", &index) == 1)
             role = WORKER_LEARNER;
         else if (sscanf(name, "actor-%d", &index) == 1)
             role = WORKER_ACTOR;

@@ -394,6 +394,7 @@ void learner_options_from(struct learner_options *options, const struct recipe *
     options->trainer.checkpoint_layers =
         rl->activation_checkpointing == RECIPE_ACTIVATIONS_BY_LAYER;
     options->trainer.optimizer.total_steps = rl->steps * rl->updates_per_batch;
+    options->trainer.gradient_shards = (int32_t)rl->gradient_shards;
     lora_options_from(&options->trainer.lora, recipe, &rl->lora);
     options->trainer.value_head = objective->baseline == RECIPE_BASELINE_CRITIC;
     options->trainer.value_learning_rate = objective->value_learning_rate;

@@ -28,7 +28,7 @@ int worker_count(const struct recipe *recipe, enum worker_role role)
 {
     const char *name;
     const struct pool_settings *pool = pool_of(recipe, role, &name);
-    if (role == WORKER_ACTOR || role == WORKER_SCORER)
+    if (role == WORKER_ACTOR || role == WORKER_SCORER || role == WORKER_LEARNER)
         return pool->workers > 0 ? (int)pool->workers : 1;
     return 1;
 }

@@ -24,7 +24,9 @@
 #include "infra/config/problem.h"
 #include "infra/launch/stack_dump.h"
 #include "infra/telemetry/metrics.h"
+#include "infra/train/rank_group.h"
 #include "infra/wire/endpoint.h"
+#include "learner/rank_stage.h"
 #include "reward/scorer_stage.h"
 
 #define VOTES_FILE "sft/votes.jsonl" /* of the run directory */
@@ -164,7 +166,8 @@ static int worker_open(struct worker *worker, const char *run_path, enum worker_
     problems_release(&problems);
     if (rc == 0)
         rc = worker_pin(worker);
-    return rc < 0 ? rc : open_wire(worker);
+    bool silent = role == WORKER_LEARNER && index > 0; /* a rank of the learner meets nobody else */
+    return rc < 0 || silent ? rc : open_wire(worker);
 }
 
 /* "actor-HOST-0": the same after a restart, another on every machine. */
@@ -211,7 +214,7 @@ static int worker_enter(struct worker *worker, const struct worker_start *start,
         return worker_join(worker, start, role, word);
     snprintf(name, sizeof name, "%s-%d", word, start->index);
     return worker_open(worker, start->run_path, role, start->index,
-                       role == WORKER_LEARNER ? word : name);
+                       role == WORKER_LEARNER && start->index == 0 ? word : name);
 }
 
 static void worker_close(struct worker *worker)
@@ -431,17 +434,46 @@ out:
     return rc;
 }
 
+/* Where the recipe has more than one learner: the group of them. */
+static int open_ranks(const struct worker *worker, struct rank_group **group)
+{
+    char path[HONE_PATH_MAX];
+    const struct rank_group_options options = {
+        .directory = run_directory_file(&worker->run, path, sizeof path, "rl/ranks"),
+        .name = "learner",
+        .rank = worker->index,
+        .count = worker_count(&worker->recipe, WORKER_LEARNER),
+        .timeout_ms = RANK_TIMEOUT_MS,
+        .join_ms = RANK_JOIN_MS};
+    if (options.count == 1)
+        return 0;
+    int rc = file_make_directories(path);
+    return rc < 0 ? rc : rank_group_open_local(group, &options);
+}
+
+static int run_rank(const struct learner_options *options, const struct compute *compute)
+{
+    struct rank_stage *stage = NULL;
+    int rc = rank_stage_create(&stage, options, compute);
+    if (rc == 0)
+        rc = stage_loop_run(stage, rank_stage_tick);
+    rank_stage_destroy(stage);
+    if (rc < 0 && stage_loop_interrupted()) /* rank 0 was asked to stop too, and has */
+        return error_set(HONE_EINTERRUPTED, "asked to stop");
+    return rc;
+}
+
 int worker_run_learner(const struct worker_start *start)
 {
     struct worker worker;
     struct compute compute = {0};
     struct metrics *metrics = NULL;
     struct learner_stage *stage = NULL;
+    struct rank_group *group = NULL;
     char model[HONE_PATH_MAX], directory[HONE_PATH_MAX];
     int rc = worker_enter(&worker, start, WORKER_LEARNER, "learner");
     if (rc < 0 || (rc = rl_model(&worker, model, sizeof model)) < 0 ||
-        (rc = worker_metrics(&worker, "rl", &metrics)) < 0 ||
-        (rc = compute_open(&compute, worker.threads)) < 0)
+        (rc = compute_open(&compute, worker.threads)) < 0 || (rc = open_ranks(&worker, &group)) < 0)
         goto out;
     struct learner_options options;
     learner_options_from(&options, &worker.recipe, model,
@@ -451,11 +483,18 @@ int worker_run_learner(const struct worker_start *start)
     options.hub_endpoint = worker.hub_endpoint;
     options.weights_endpoint = worker.weights_endpoint;
     options.reference_directory = learner_reference(&worker.recipe, model);
-    if ((rc = learner_stage_create(&stage, &options, &compute, worker.context, clock_system(),
+    options.trainer.group = group;
+    if (worker.index > 0) {
+        rc = run_rank(&options, &compute);
+        goto out;
+    }
+    if ((rc = worker_metrics(&worker, "rl", &metrics)) == 0 &&
+        (rc = learner_stage_create(&stage, &options, &compute, worker.context, clock_system(),
                                    metrics)) == 0)
         rc = stage_loop_run(stage, learner_stage_tick);
 out:
     learner_stage_destroy(stage);
+    rank_group_close(group);
     metrics_close(metrics);
     compute_close(&compute);
     worker_close(&worker);

@@ -22,6 +22,7 @@
 #include "infra/wire/envelope.h"
 #include "learner/policy.h"
 #include "learner/publisher.h"
+#include "learner/rank_stage.h"
 #include "learner/rl_step.h"
 
 #define MESSAGES_PER_TICK 16
@@ -95,13 +96,14 @@ static int restore_newest(struct learner_stage *s)
     int rc = file_make_directories(directory);
     if (rc == 0)
         rc = checkpoint_newest(directory, path, sizeof path);
-    if (rc == HONE_ENOENT) {
+    bool none = rc == HONE_ENOENT;
+    if (none || rc == 0)
+        rc = ranks_begin(s->options.trainer.group, none ? NULL : path);
+    if (rc == 0 && none)
         error_clear();
-        return 0;
-    }
-    if (rc == 0)
+    if (rc == 0 && !none)
         rc = policy_restore(&s->policy, path);
-    if (rc < 0)
+    if (rc < 0 || none)
         return rc;
     const struct checkpoint_state *found = &s->policy.state;
     if (strcmp(found->recipe_hash, s->options.recipe_hash) != 0)
@@ -183,6 +185,8 @@ void learner_stage_destroy(struct learner_stage *stage)
 {
     if (!stage)
         return;
+    if (stage->finished && ranks_stop(stage->options.trainer.group) < 0)
+        log_warn("%s", error_message());
     wire_client_destroy(stage->hub);
     policy_close(&stage->policy); /* before the memory that its weights lie in */
     publisher_destroy(stage->publisher);
@@ -643,7 +647,9 @@ static int handle_batch(struct learner_stage *s, const Hone__Batch *message)
     int rc = policy_read_batch(&s->policy, message, &batch);
     if (rc < 0)
         return rc;
-    rc = train_batch(s, &batch);
+    rc = ranks_train(s->options.trainer.group, message);
+    if (rc == 0)
+        rc = train_batch(s, &batch);
     rl_batch_release(&batch);
     return rc;
 }

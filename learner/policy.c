@@ -160,7 +160,8 @@ static int train(struct policy *policy, struct rl_batch *batch, struct watch *wa
     step->advantage.kl_estimator = options->loss.kl_estimator;
     step->temperature = options->temperature;
     step->updates = options->updates_per_batch;
-    step->micro_batch_tokens = options->trainer.micro_batch_tokens;
+    step->micro_batch_tokens =
+        options->trainer.micro_batch_tokens * rank_group_count(options->trainer.group);
     step->accept = accept;
     step->accept_context = watch;
     int rc = rl_step_run(step, batch, policy->state.batch, result);

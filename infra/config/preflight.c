@@ -332,6 +332,21 @@ static void check_eval(const struct check *check)
              (long long)eval->samples);
 }
 
+static void check_ranks(const struct check *check)
+{
+    const struct pool_settings *learner = &check->recipe->pools.learner;
+    int64_t workers = learner->workers > 0 ? learner->workers : 1;
+    int64_t shards = check->recipe->rl.gradient_shards;
+    if (shards % workers != 0)
+        fail(
+            check, "pools.learner.workers",
+            "%lld learners do not divide rl.gradient_shards (%lld), the parts of a batch that they "
+            "share: set it to %lld, say",
+            (long long)workers, (long long)shards, (long long)workers);
+    if (learner->remote && workers > 1)
+        fail(check, "pools.learner.workers", "a learner that joins from elsewhere is one process");
+}
+
 static void check_wire(const struct check *check)
 {
     const struct wire_settings *wire = &check->recipe->wire;
@@ -374,8 +389,10 @@ void preflight_values(const struct recipe *recipe, struct problems *problems)
     check_model(&check);
     if (recipe_has_stage(recipe, "sft"))
         check_sft(&check);
-    if (recipe_has_stage(recipe, "rl"))
+    if (recipe_has_stage(recipe, "rl")) {
         check_rl(&check);
+        check_ranks(&check);
+    }
     if (recipe_has_stage(recipe, "rl") || has_eval(recipe))
         check_reward(&check);
     if (recipe_has_stage(recipe, "dpo"))

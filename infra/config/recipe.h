@@ -277,6 +277,7 @@ struct rl_settings {
     int64_t prompts_per_step;
     int64_t group_size;
     int64_t updates_per_batch;
+    int64_t gradient_shards;
     int64_t max_prompt_tokens;
     struct sampling_settings sampling;
     int64_t staleness_max; /* 0: synchronous */

@@ -500,6 +500,9 @@ static const struct config_field rl_fields[] = {
         "Trajectories sampled for each prompt"),
     INT("updates_per_batch", rl_settings, updates_per_batch, "1", 1, 64, "updates",
         "Optimizer updates made from one batch"),
+    INT("gradient_shards", rl_settings, gradient_shards, "1", 1, 64, "shards",
+        "Parts of a batch whose gradients are added up one after the other: pools.learner.workers "
+        "must divide it, and any number that does gives the same weights to the bit"),
     INT("max_prompt_tokens", rl_settings, max_prompt_tokens, "512", 1, TOKENS_MAX, "tokens",
         "Prompts longer than this are dropped and counted"),
     TABLE("sampling", rl_settings, sampling, rl_sampling_fields, "How rollouts are sampled."),

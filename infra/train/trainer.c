@@ -217,16 +217,21 @@ void trainer_plan(const struct trainer_options *options, const struct model_conf
 
     memory_plan_add(plan, owner, "weights (compute dtype)",
                     model_bytes(config, options->dtype, training));
-    memory_plan_add(plan, owner, "master weights (fp32)", vector_bytes(parameters));
+    bool shared = training && rank_group_rank(options->group) > 0; /* rank 0 counts it */
+    memory_plan_add(plan, owner, "master weights (fp32)", shared ? 0 : vector_bytes(parameters));
     bool adapters = training && options->lora.rank > 0;
     memory_plan_add(plan, owner, "optimizer moments (2)",
-                    training && !adapters ? 2 * moment_bytes(options, parameters) : 0);
+                    training && !adapters && !shared ? 2 * moment_bytes(options, parameters) : 0);
     memory_plan_add(plan, owner, "adapters, their moments and gradient",
                     adapters ? 4 * vector_bytes(lora_count(&options->lora, config)) : 0);
     memory_plan_add(plan, owner, "gradient (fp32)", training ? vector_bytes(parameters) : 0);
-    memory_plan_add(plan, owner, "gradients of shards (fp32)",
+    memory_plan_add(plan, owner, "summed gradient (fp32)",
                     training ? sharding_bytes(options->group, options->gradient_shards, parameters)
                              : 0);
+    memory_plan_add(plan, owner, "new weights on their way",
+                    training && options->group && !shared
+                        ? (size_t)parameters * dtype_bytes(options->dtype)
+                        : 0);
     memory_plan_add(plan, owner, "activations",
                     transformer_bytes(config, options->dtype, rows, kept_activations(options)));
     memory_plan_add(plan, owner, "key/value cache", kv_cache_bytes(config, options->dtype, blocks));

@@ -1,12 +1,12 @@
 """What the guards do about each fault, in whole RL runs of the quickstart's task from one SFT checkpoint.
 
-    python3 -B tests/load/guards.py HONE REPO OUT [--steps 120] [--at 60] [--for 8] [--seed 1]
+    python3 -B tests/load/guards.py HONE REPO OUT [--steps 120] [--at 60] [--for 8] [--seeds 1]
 
 A run without faults first. Then one with each fault injected (HONE_INJECT) from batch --at on for --for batches: loss that is not a
 number, gradients ten thousand times too large, gradients of the wrong sign (the policy unlearns: reward falls, KL drifts), an entropy
 bonus that hardens the policy, and an actor that keeps old weights under a new version's name.
 
-Told of each: the first signal, how many batches after the fault, what was done, and pass@1 on the held-out prompts at the end. OUT gets a
+Told of each, a figure a seed: the first signal, how many batches after the fault, what was done, and pass@1 on the held-out prompts at the end. OUT gets a
 directory for each run and table.md; a run that is there and complete is not made again.
 """
 import argparse
@@ -59,7 +59,7 @@ def main():
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--at", type=int, default=60)
     parser.add_argument("--for", type=int, default=8, dest="length")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     os.makedirs(options.out, exist_ok=True)
     if not os.path.exists(os.path.join(options.out, "runs/quickstart/data/train.jsonl")):
@@ -69,7 +69,7 @@ def main():
     lines = ["| fault | first signal | batches after it began | skipped | went back | pass@1 at the end |", "|---|---|---|---|---|---|"]
     for fault in FAULTS:
         kind = fault.split(",")[0]
-        overrides = ["stages=[rl]", "rl.filter.mode=off", "rl.drop_zero_advantage=false", "seed=%d" % options.seed, "rl.steps=%d" % options.steps, "rl.checkpoint_steps=10",
+        overrides = ["stages=[rl]", "rl.filter.mode=off", "rl.drop_zero_advantage=false", "rl.steps=%d" % options.steps, "rl.checkpoint_steps=10",
                      "model.path=" + os.path.join(options.out, "sft/sft/final")]
         if fault.endswith("KL alone"):
             overrides += ["rl.guards.reward_drop=0", "rl.guards.entropy_floor=0", "rl.guards.behavior_drift=0", "rl.objective.kl_limit=0.4"]
@@ -80,13 +80,18 @@ def main():
         last = options.at + options.length - 1
         # A version is one batch older than the batch that is sampled from it next.
         inject = "%s:%d-%d" % (kind, options.at, last) if kind != "none" else None
-        directory, summary = run(options, fault, overrides, inject)
-        figures = told(directory, options.at)
-        passed = summary["stages"]["rl"]["pass@1"]
-        print(fault, json.dumps(figures), passed, flush=True)
-        lines.append("| %s | %s | %s | %d | %s | %.3f +- %.3f |" % (
-            fault, figures["signal"], figures["after"] if figures["after"] is not None else "", figures["skipped"],
-            ", ".join("at %d" % number for number in figures["backs"]) or "no", passed, summary["stages"]["rl"]["pass@1_error"]))
+        rows, passes, errors = [], [], []
+        for seed in range(1, options.seeds + 1):
+            directory, summary = run(options, "%s-%d" % (fault, seed), overrides + ["seed=%d" % seed], inject)
+            rows.append(told(directory, options.at))
+            passes.append(summary["stages"]["rl"]["pass@1"])
+            errors.append(summary["stages"]["rl"]["pass@1_error"])
+            print(fault, seed, json.dumps(rows[-1]), passes[-1], flush=True)
+        error = sum(error * error for error in errors) ** 0.5 / len(errors)
+        lines.append("| %s | %s | %s | %s | %s | %.3f +- %.3f (%s) |" % (
+            fault, ", ".join(sorted({row["signal"] for row in rows})), ", ".join(str(row["after"]) for row in rows if row["after"] is not None),
+            ", ".join(str(row["skipped"]) for row in rows), "; ".join(", ".join("at %d" % number for number in row["backs"]) or "no" for row in rows),
+            sum(passes) / len(passes), error, ", ".join("%.3f" % passed for passed in passes)))
     with open(os.path.join(options.out, "table.md"), "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
     print("\n".join(lines))

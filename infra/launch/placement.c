@@ -60,8 +60,8 @@ int placement_parse(struct cpu_set_list *list, const char *const *devices, int d
         if (strncmp(device, "cuda:", 5) == 0)
             return error_set(
                 HONE_EUNSUPPORTED,
-                "device '%s': %d CUDA device%s here, and this version of hone computes "
-                "on cpus only: use cpu:N-M",
+                "device '%s': %d CUDA device%s here, and this version of hone trains and "
+                "generates on cpus only: use cpu:N-M",
                 device, cuda_device_count(), cuda_device_count() == 1 ? "" : "s");
         if (strncmp(device, "cpu:", 4) != 0)
             return error_set(HONE_EINVAL, "device '%s': expected cpu:N-M or cuda:N", device);

@@ -481,6 +481,7 @@ int worker_run_learner(const struct worker_start *start)
                          worker.run.recipe_hash);
     options.worker = worker.name;
     options.hub_endpoint = worker.hub_endpoint;
+    options.hub_elsewhere = start->run_path == NULL;
     options.weights_endpoint = worker.weights_endpoint;
     options.reference_directory = learner_reference(&worker.recipe, model);
     options.trainer.group = group;

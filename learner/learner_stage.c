@@ -31,6 +31,7 @@
 #define HUB_SILENT_MS     3000
 #define IDLE_MS           10000 /* without a batch: what was said may have been lost on the way */
 #define HUB_GONE_MS       10000 /* after the last batch: the hub has finished without a word */
+#define HUB_NEVER_MS      60000 /* the same of one that has never answered this process */
 #define NAME_MAX_BYTES    128
 #define SIGNALS_KEPT      64
 #define HASHES_TOLD       16      /* again to a new hub; the publisher keeps more */
@@ -723,6 +724,14 @@ static void greet(struct learner_stage *s)
     int64_t silent_ms = now_ms - s->heard_ms;
     if (s->welcomed && s->policy.state.batch >= s->options.steps && silent_ms > HUB_GONE_MS) {
         log_info("every batch is trained and the hub is gone");
+        s->finished = true;
+        return;
+    }
+    if (!s->welcomed && s->options.hub_elsewhere && s->policy.state.batch >= s->options.steps &&
+        now_ms - s->waiting_since_ns / 1000000 > HUB_NEVER_MS) {
+        log_warn("every batch is trained, rl/final is here, and the hub has not answered for %d s: "
+                 "this learner ends. If the hub comes back, start it again",
+                 HUB_NEVER_MS / 1000);
         s->finished = true;
         return;
     }

@@ -24,6 +24,7 @@
 struct learner_options {
     const char *worker; /* "learner-0" */
     const char *hub_endpoint;
+    bool hub_elsewhere;           /* on another machine: nobody here knows whether it is over */
     const char *weights_endpoint; /* bound here */
     struct weight_options weights;
     bool publish_thread; /* weights are published while the next batch trains (publisher.h) */

@@ -618,6 +618,30 @@ static void test_a_new_hub_is_told_everything(void **state)
     world_close(&w);
 }
 
+/* A learner of another machine that died before it heard that all is over does not wait for ever. */
+static void test_a_hub_that_has_ended_is_not_waited_for(void **state)
+{
+    (void)state;
+    struct world w;
+    bool finished = false;
+    world_open(&w);
+    start_learner(&w);
+    w.generates = true;
+    until_durable(&w, STEPS);
+    stop_learner(&w);
+    wire_server_destroy(w.server);
+    w.server = NULL;
+    w.options.hub_elsewhere = true;
+    start_learner(&w);
+    for (int second = 0; second < 70 && !finished; second++) {
+        assert_int_equal(world_tick(&w, &finished), 0);
+        assert_true(!finished || second > 58);
+        w.now_ns += INT64_C(1000000000);
+    }
+    assert_true(finished);
+    world_close(&w);
+}
+
 /* Found by the simulator: a batch lost with a connection that came back was waited for for ever. */
 static void test_a_lost_batch_is_asked_for_again(void **state)
 {
@@ -766,6 +790,7 @@ int main(void)
         cmocka_unit_test(test_a_restart_equals_the_uninterrupted_run),
         cmocka_unit_test(test_batches_out_of_order),
         cmocka_unit_test(test_a_new_hub_is_told_everything),
+        cmocka_unit_test(test_a_hub_that_has_ended_is_not_waited_for),
         cmocka_unit_test(test_a_lost_batch_is_asked_for_again),
         cmocka_unit_test(test_a_policy_that_runs_away_is_stopped),
         cmocka_unit_test(test_a_policy_that_runs_away_goes_back),

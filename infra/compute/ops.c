@@ -9,6 +9,7 @@
 
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
+#include "infra/compute/cpu/attention/attention_amx.h"
 #include "infra/compute/cpu/gemm_amx.h"
 #include "infra/compute/cpu/tables.h"
 
@@ -17,6 +18,7 @@
 #define XCR0_TILES         (3ull << 17)
 #define CPUID7_AMX_BF16    (1u << 22)
 #define CPUID7_AMX_TILE    (1u << 24)
+#define CPUID71_BF16       (1u << 5) /* AVX-512 conversions to bf16, leaf 7.1 eax */
 #define CPUID1_OSXSAVE     (1u << 27)
 
 static const char *const isa_names[CPU_ISA_COUNT] = {
@@ -27,7 +29,7 @@ static const char *const isa_names[CPU_ISA_COUNT] = {
 };
 
 static bool available[CPU_ISA_COUNT];
-static struct backend_ops table_amx; /* the AVX-512 table with bf16 matmuls of its own */
+static struct backend_ops table_amx; /* the AVX-512 table with bf16 products of its own */
 static pthread_once_t detected = PTHREAD_ONCE_INIT;
 
 size_t gemm_packed_bytes(enum dtype dtype, int64_t n, int64_t k)
@@ -77,6 +79,8 @@ static bool detect_amx(void)
     const unsigned int wanted = CPUID7_AMX_BF16 | CPUID7_AMX_TILE;
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & wanted) != wanted)
         return false;
+    if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) || (eax & CPUID71_BF16) == 0)
+        return false;
     if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & CPUID1_OSXSAVE) == 0)
         return false;
     if ((read_xcr0() & XCR0_TILES) != XCR0_TILES)
@@ -99,6 +103,8 @@ static void detect(void)
     table_amx.gemm = gemm_amx;
     table_amx.linear_backward = linear_backward_amx;
     table_amx.linear_packs_dy = true;
+    table_amx.attention = attention_amx;
+    table_amx.attention_backward = attention_backward_amx;
 }
 
 bool cpu_isa_available(enum cpu_isa isa)

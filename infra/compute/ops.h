@@ -32,16 +32,52 @@
 
 #define ATTENTION_BLOCK_TOKENS 32 /* keys per block, counted from the start of the sequence */
 
-/* Key/value blocks of one layer. A block holds ATTENTION_BLOCK_TOKENS positions of all KV heads:
- *   keys   [kv_heads][head_dim][32]   (transposed, so that scores vectorise over keys)
- *   values [kv_heads][32][head_dim]
- * in the activation dtype. Block b of a sequence covers positions 32b .. 32b+31. */
+/* Key/value blocks of one layer: ATTENTION_BLOCK_TOKENS positions of all KV heads, in the
+ * activation dtype. Block b of a sequence covers positions 32b .. 32b+31. A block's keys and its
+ * values take attention_block_values() elements each. fp32: keys [kv_heads][head_dim][32], values
+ * [kv_heads][32][head_dim] bf16: what gemm_pack would make of them (keys as B of q K^T, values as B
+ * of p V), with width = head_dim padded to 32 with zeros: keys [kv_heads][2][width/2][16][2],
+ * values [kv_heads][width/16][16][16][2] */
 struct attention_kv {
     void *keys;   /* base of the layer's key blocks */
     void *values; /* base of the layer's value blocks */
     int32_t kv_heads, head_dim;
     enum dtype dtype;
 };
+
+/* head_dim as it is stored. */
+static inline int64_t attention_width(enum dtype dtype, int32_t head_dim)
+{
+    return dtype == DTYPE_BF16 ? ((int64_t)head_dim + 31) / 32 * 32 : head_dim;
+}
+
+/* Elements of one block's keys, or of its values. */
+static inline int64_t attention_block_values(enum dtype dtype, int32_t kv_heads, int32_t head_dim)
+{
+    return kv_heads * attention_width(dtype, head_dim) * ATTENTION_BLOCK_TOKENS;
+}
+
+/* Element index of dimension d of a head's key, or of its value, in a layer's keys or values:
+ * position `offset` (0 .. 31) of block `block`. */
+static inline int64_t attention_key_at(const struct attention_kv *kv, int32_t block,
+                                       int32_t kv_head, int64_t offset, int64_t d)
+{
+    int64_t width = attention_width(kv->dtype, kv->head_dim);
+    int64_t head = ((int64_t)block * kv->kv_heads + kv_head) * width * ATTENTION_BLOCK_TOKENS;
+    if (kv->dtype != DTYPE_BF16)
+        return head + d * ATTENTION_BLOCK_TOKENS + offset;
+    return head + (offset / 16 * (width / 2) + d / 2) * 32 + offset % 16 * 2 + d % 2;
+}
+
+static inline int64_t attention_value_at(const struct attention_kv *kv, int32_t block,
+                                         int32_t kv_head, int64_t offset, int64_t d)
+{
+    int64_t width = attention_width(kv->dtype, kv->head_dim);
+    int64_t head = ((int64_t)block * kv->kv_heads + kv_head) * width * ATTENTION_BLOCK_TOKENS;
+    if (kv->dtype != DTYPE_BF16)
+        return head + offset * width + d;
+    return head + (d / 16 * 16 + offset / 2) * 32 + d % 16 * 2 + offset % 2;
+}
 
 /* One query row of attention: which blocks it sees and how many keys (positions 0 .. key_count-1).
  */
@@ -163,14 +199,17 @@ struct backend_ops {
     /* Online softmax over blocks in ascending order. q fp32 [rows, heads*head_dim] (row stride ldq)
      * is rounded to act before use; out act [rows, heads*head_dim]; lse fp32 [rows, heads] = max +
      * log(sum), may be NULL. Head h reads KV head h / (heads/kv_heads). Score scale is
-     * 1/sqrt(head_dim). Bits depend on the row's q, its keys and key_count alone. */
+     * 1/sqrt(head_dim). Bits depend on the row's q, its keys and key_count alone; what memory holds
+     * for later keys does not matter. Order: decision 0001; fp32 adds in FMA chains, bf16 in
+     * canonical dot products (N3) of q and keys, and of p rounded to bf16 and values. */
     void (*attention)(struct parallel *pool, const struct attention_kv *kv, int64_t rows,
                       int32_t heads, const float *q, int64_t ldq, const struct attention_row *table,
                       void *out, float *lse);
     /* Backward for the rows of ONE sequence, rows in position order starting at position first.
-     * Inputs as above; out_fp32 is d_out fp32 [rows, heads*head_dim]; out act the forward output.
-     * Writes dq fp32 [rows, heads*head_dim] (stride lddq), and ADDS into dk, dv
-     * fp32 [key_count_total, kv_heads*head_dim] (stride lddk), queries in ascending order. */
+     * Inputs as above; d_out fp32 [rows, heads*head_dim], rounded to act; out act the forward
+     * output. Writes dq fp32 [rows, heads*head_dim] (stride lddq), and ADDS into dk, dv
+     * fp32 [key_count_total, kv_heads*head_dim] (stride lddk), queries in ascending order: in bf16
+     * by blocks of 32 positions counted from the start of the sequence, p and ds rounded. */
     void (*attention_backward)(struct parallel *pool, const struct attention_kv *kv, int64_t rows,
                                int32_t heads, const float *q, int64_t ldq,
                                const struct attention_row *table, const void *out, const float *lse,

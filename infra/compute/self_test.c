@@ -217,8 +217,9 @@ static void run_attention(struct exercise *e)
     int64_t kv_width = (int64_t)kv_heads * dim;
     const int32_t blocks[4] = {2, 0, 3, 1};
     struct attention_kv kv = {NULL, NULL, kv_heads, dim, e->dtype};
-    kv.keys = zeros(e, (size_t)(4 * ATTENTION_BLOCK_TOKENS * kv_width) * 4);
-    kv.values = zeros(e, (size_t)(4 * ATTENTION_BLOCK_TOKENS * kv_width) * 4);
+    size_t kv_bytes = (size_t)attention_block_values(e->dtype, kv_heads, dim) * 4 * 4;
+    kv.keys = zeros(e, kv_bytes);
+    kv.values = zeros(e, kv_bytes);
     int32_t *ids = zeros(e, (size_t)keys * sizeof *ids);
     int32_t *offsets = zeros(e, (size_t)keys * sizeof *offsets);
     for (int32_t key = 0; key < keys; key++) {

@@ -20,7 +20,7 @@ struct kv_cache {
 
 static size_t block_bytes_of(const struct model_config *config, enum dtype dtype)
 {
-    return (size_t)config->kv_heads * (size_t)config->head_dim * ATTENTION_BLOCK_TOKENS *
+    return (size_t)attention_block_values(dtype, config->kv_heads, config->head_dim) *
            dtype_bytes(dtype);
 }
 

@@ -1,4 +1,4 @@
-/* The AMX matmul with emulated tile instructions, under names of its own beside the real one. */
+/* The AMX products with emulated tile instructions, under names of its own beside the real one. */
 #include "tests/exactness/exact_tables.h"
 
 #define HONE_TILE_EMULATION
@@ -6,7 +6,10 @@
 #define linear_backward_amx_bf16 emulated_linear_backward
 #define peak_amx                 emulated_peak_amx
 #define peak_amx_loads           emulated_peak_amx_loads
-#include "infra/compute/cpu/gemm_amx.c" /* compiled for emulation */
+#define attention_amx            emulated_attention
+#define attention_backward_amx   emulated_attention_backward
+#include "infra/compute/cpu/attention/attention_amx.c" /* compiled for emulation */
+#include "infra/compute/cpu/gemm_amx.c"
 
 static void (*base_gemm)(struct parallel *pool, enum dtype dtype, int64_t m, int64_t n, int64_t k,
                          const void *a, int64_t lda, const void *packed, float *c, int64_t ldc,
@@ -41,6 +44,25 @@ static void linear_backward(struct parallel *pool, enum dtype dtype, int64_t row
                              workspace);
 }
 
+static void attention_inline(struct parallel *pool, const struct attention_kv *kv, int64_t rows,
+                             int32_t heads, const float *q, int64_t ldq,
+                             const struct attention_row *table, void *out, float *lse)
+{
+    (void)pool;
+    attention_amx(NULL, kv, rows, heads, q, ldq, table, out, lse);
+}
+
+static void attention_backward_inline(struct parallel *pool, const struct attention_kv *kv,
+                                      int64_t rows, int32_t heads, const float *q, int64_t ldq,
+                                      const struct attention_row *table, const void *out,
+                                      const float *lse, const float *d_out, float *dq, int64_t lddq,
+                                      float *dk, float *dv, int64_t lddk)
+{
+    (void)pool;
+    attention_backward_amx(NULL, kv, rows, heads, q, ldq, table, out, lse, d_out, dq, lddq, dk, dv,
+                           lddk);
+}
+
 struct backend_ops exact_table_amx(const struct backend_ops *base)
 {
     struct backend_ops table = *base;
@@ -50,5 +72,7 @@ struct backend_ops exact_table_amx(const struct backend_ops *base)
     table.gemm = gemm;
     table.linear_backward = linear_backward;
     table.linear_packs_dy = true;
+    table.attention = attention_inline;
+    table.attention_backward = attention_backward_inline;
     return table;
 }

@@ -163,37 +163,31 @@ static void norm_eight_lanes(struct parallel *pool, enum dtype dtype, int64_t ro
 
 /* ---- attention with one softmax over all keys ---- */
 
-static int64_t key_offset(const struct attention_kv *kv, const struct attention_row *row,
-                          int64_t key, int32_t head)
-{
-    int64_t block = row->blocks[key / ATTENTION_BLOCK_TOKENS];
-    return (block * kv->kv_heads + head) * kv->head_dim * ATTENTION_BLOCK_TOKENS;
-}
-
 static void attend_head(const struct attention_kv *kv, const struct attention_row *row,
                         const float *q, int32_t kv_head, float *scores, float *out, float *lse)
 {
     float scale = 1.0f / sqrtf((float)kv->head_dim), max = -INFINITY, sum = 0.0f;
     HONE_ASSERT(row->key_count <= SCORE_MAX);
     for (int64_t key = 0; key < row->key_count; key++) {
-        int64_t at = key_offset(kv, row, key, kv_head) + key % ATTENTION_BLOCK_TOKENS;
+        int32_t block = row->blocks[key / ATTENTION_BLOCK_TOKENS];
         float score = 0.0f;
         for (int64_t d = 0; d < kv->head_dim; d++) {
             float value = kv->dtype == DTYPE_BF16 ? bf16_to_f32(bf16_from_f32(q[d])) : q[d];
-            score =
-                fmaf(value, value_at(kv->dtype, kv->keys, at + d * ATTENTION_BLOCK_TOKENS), score);
+            int64_t at = attention_key_at(kv, block, kv_head, key % ATTENTION_BLOCK_TOKENS, d);
+            score = fmaf(value, value_at(kv->dtype, kv->keys, at), score);
         }
         scores[key] = score * scale;
         max = scores[key] > max ? scores[key] : max;
     }
     memset(out, 0, (size_t)kv->head_dim * sizeof *out);
     for (int64_t key = 0; key < row->key_count; key++) {
-        int64_t at =
-            key_offset(kv, row, key, kv_head) + key % ATTENTION_BLOCK_TOKENS * kv->head_dim;
+        int32_t block = row->blocks[key / ATTENTION_BLOCK_TOKENS];
         float p = expf(scores[key] - max);
         sum += p;
-        for (int64_t d = 0; d < kv->head_dim; d++)
-            out[d] = fmaf(p, value_at(kv->dtype, kv->values, at + d), out[d]);
+        for (int64_t d = 0; d < kv->head_dim; d++) {
+            int64_t at = attention_value_at(kv, block, kv_head, key % ATTENTION_BLOCK_TOKENS, d);
+            out[d] = fmaf(p, value_at(kv->dtype, kv->values, at), out[d]);
+        }
     }
     for (int64_t d = 0; d < kv->head_dim; d++)
         out[d] /= sum;

@@ -62,7 +62,9 @@ static void subject_init(struct subject *s, const struct attention_bench_options
     s->kv_width = (int64_t)options->kv_heads * options->head_dim;
     s->kv = (struct attention_kv){
         .kv_heads = options->kv_heads, .head_dim = options->head_dim, .dtype = options->dtype};
-    size_t kv_values = (size_t)(block_count * ATTENTION_BLOCK_TOKENS * s->kv_width);
+    size_t kv_values =
+        (size_t)(block_count *
+                 attention_block_values(options->dtype, options->kv_heads, options->head_dim));
     s->kv_bytes = kv_values * dtype_bytes(options->dtype);
     s->q_bytes = (size_t)(rows * s->q_width) * sizeof(float);
     s->gradient_bytes = (size_t)(keys * s->kv_width) * sizeof(float);
@@ -121,9 +123,8 @@ static void measure(const struct attention_bench_options *options, const struct 
     figures->level = ceilings_level(ceilings, (int64_t)bytes, all);
     figures->flops = flops / seconds;
     figures->tokens = (double)figures->rows / seconds;
-    /* Scores and sums are fp32 multiply-adds, also where matmuls run on tiles. */
     figures->roofline_flops =
-        flops / ceilings_seconds(ceilings, DTYPE_F32, flops, bytes, figures->level, all);
+        flops / ceilings_seconds(ceilings, options->dtype, flops, bytes, figures->level, all);
     subject_release(&s);
 }
 

@@ -3,8 +3,7 @@
 #ifndef HONE_COMPUTE_CPU_TABLE_H
 #define HONE_COMPUTE_CPU_TABLE_H
 
-#include "infra/compute/cpu/attention.h"
-#include "infra/compute/cpu/attention_backward.h"
+#include "infra/compute/cpu/attention/attention.h"
 #include "infra/compute/cpu/elementwise.h"
 #include "infra/compute/cpu/gemm.h"
 #include "infra/compute/cpu/linear.h"

@@ -50,6 +50,25 @@ static inline void copy_pieces(void *to, const void *from, int64_t bytes)
 #include "infra/compute/vec/vec_scalar.h"
 #endif
 
+#if !defined(VEC_HAS_REDUCE_ROWS)
+/* Reductions of 16 vectors at once: lane i is that of rows[16 i ..]. */
+static inline struct vec vec_sum_rows(const float *rows)
+{
+    float sums[VEC_LANES];
+    for (int i = 0; i < VEC_LANES; i++)
+        sums[i] = vec_sum(vec_load(rows + i * VEC_LANES));
+    return vec_load(sums);
+}
+
+static inline struct vec vec_max_rows(const float *rows)
+{
+    float most[VEC_LANES];
+    for (int i = 0; i < VEC_LANES; i++)
+        most[i] = vec_max_lanes(vec_load(rows + i * VEC_LANES));
+    return vec_load(most);
+}
+#endif
+
 #if !defined(VEC_HAS_LOAD_PART)
 /* The first `count` lanes from memory (1 .. 15), the rest +0. */
 static inline struct vec vec_load_part(const float *p, int64_t count)

@@ -125,6 +125,25 @@ static inline struct vec vec_scale_exponent(struct vec v, struct vec magic)
     return (struct vec){scale_exponent8(v.lo, magic.lo), scale_exponent8(v.hi, magic.hi)};
 }
 
+static inline __m256 shift_exponent8(__m256 v, __m256 magic)
+{
+    __m256i n = _mm256_slli_epi32(_mm256_castps_si256(magic), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), n));
+}
+
+/* v * 2^n where both are normal numbers; magic as above. */
+static inline struct vec vec_shift_exponent(struct vec v, struct vec magic)
+{
+    return (struct vec){shift_exponent8(v.lo, magic.lo), shift_exponent8(v.hi, magic.hi)};
+}
+
+/* v, but +0 where x < limit. */
+static inline struct vec vec_zero_below(struct vec v, struct vec x, struct vec limit)
+{
+    return (struct vec){_mm256_and_ps(v.lo, _mm256_cmp_ps(x.lo, limit.lo, _CMP_NLT_UQ)),
+                        _mm256_and_ps(v.hi, _mm256_cmp_ps(x.hi, limit.hi, _CMP_NLT_UQ))};
+}
+
 static inline __m256 load_bf16x8(const bf16 *p)
 {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
@@ -191,6 +210,27 @@ static inline struct vec vec_load_part_bf16(const bf16 *p, int64_t count)
         v.lo = load_bf16x8(rest);
     }
     return v;
+}
+
+static inline __m256i round_pairs8(__m256 even, __m256 odd)
+{
+    __m256i mask = _mm256_set1_epi32((int32_t)0xffff0000u);
+    return _mm256_or_si256(_mm256_srli_epi32(round_bits8(even), 16),
+                           _mm256_and_si256(round_bits8(odd), mask));
+}
+
+/* 32 results of arithmetic (no denormals), rounded: 16 of `low`, then 16 of `high`. */
+static inline void vec_store_results_bf16(bf16 *p, struct vec low, struct vec high)
+{
+    vec_store_bf16(p, low);
+    vec_store_bf16(p + 16, high);
+}
+
+/* The same as pairs of a lane of `even` and a lane of `odd`. */
+static inline void vec_store_pairs_bf16(bf16 *pairs, struct vec even, struct vec odd)
+{
+    _mm256_storeu_si256((__m256i *)pairs, round_pairs8(even.lo, odd.lo));
+    _mm256_storeu_si256((__m256i *)(pairs + 16), round_pairs8(even.hi, odd.hi));
 }
 
 /* 16 pairs of bf16: the even (first) and odd (second) elements. */

@@ -117,6 +117,20 @@ static inline struct vec vec_scale_exponent(struct vec v, struct vec magic)
     return (struct vec){_mm512_mul_ps(scaled, _mm512_castsi512_ps(high))};
 }
 
+/* v * 2^n where both are normal numbers; magic as above. */
+static inline struct vec vec_shift_exponent(struct vec v, struct vec magic)
+{
+    __m512i n = _mm512_slli_epi32(_mm512_castps_si512(magic.all), 23);
+    return (struct vec){_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v.all), n))};
+}
+
+/* v, but +0 where x < limit. */
+static inline struct vec vec_zero_below(struct vec v, struct vec x, struct vec limit)
+{
+    return (struct vec){
+        _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.all, limit.all, _CMP_NLT_UQ), v.all)};
+}
+
 static inline struct vec vec_load_bf16(const bf16 *p)
 {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
@@ -145,6 +159,36 @@ static inline struct vec vec_round_bf16(struct vec v)
 {
     __m512i mask = _mm512_set1_epi32((int32_t)0xffff0000u);
     return (struct vec){_mm512_castsi512_ps(_mm512_and_si512(round_bits16(v.all), mask))};
+}
+
+#if defined(__AVX512BF16__) && !defined(HONE_VEC_SIMDE)
+/* The processor's own conversion takes denormals for zero: for results, which are none. */
+static inline __m512i round_results(__m512 high, __m512 low)
+{
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+#else
+static inline __m512i round_results(__m512 high, __m512 low)
+{
+    __m256i upper = _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_bits16(high), 16));
+    __m256i lower = _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_bits16(low), 16));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(lower), upper, 1);
+}
+#endif
+
+/* 32 results of arithmetic (no denormals), rounded: 16 of `low`, then 16 of `high`. */
+static inline void vec_store_results_bf16(bf16 *p, struct vec low, struct vec high)
+{
+    _mm512_storeu_si512(p, round_results(high.all, low.all));
+}
+
+/* The same as pairs of a lane of `even` and a lane of `odd`. */
+static inline void vec_store_pairs_bf16(bf16 *pairs, struct vec even, struct vec odd)
+{
+    static const int16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    __m512i both = round_results(odd.all, even.all);
+    _mm512_storeu_si512(pairs, _mm512_permutexvar_epi16(_mm512_loadu_si512(order), both));
 }
 
 /* 16 pairs of bf16: the even (first) and odd (second) elements. */
@@ -184,6 +228,41 @@ static inline float vec_sum(struct vec v)
     __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
+
+/* Reductions of 16 vectors at once, lane i that of rows[16 i]: 8 + 8 of two rows in one vector, 4 +
+ * 4 of four, 2 + 2 of eight, 1 + 1 of all. The rows come in the order that the shuffles undo. */
+#define VEC_HAS_REDUCE_ROWS
+#define REDUCE_ROW(i) _mm512_loadu_ps(rows + 16 * (i))
+#define REDUCE_ROWS(OP)                                                                            \
+    __m512 eight[8], four[4], two[2];                                                              \
+    for (int i = 0; i < 8; i++) {                                                                  \
+        __m512 a = REDUCE_ROW(8 * (i % 2) + i / 2), b = REDUCE_ROW(8 * (i % 2) + i / 2 + 4);       \
+        eight[i] = OP(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));         \
+    }                                                                                              \
+    for (int i = 0; i < 4; i++)                                                                    \
+        four[i] = OP(_mm512_shuffle_f32x4(eight[2 * i], eight[2 * i + 1], 0x88),                   \
+                     _mm512_shuffle_f32x4(eight[2 * i], eight[2 * i + 1], 0xdd));                  \
+    for (int i = 0; i < 2; i++) {                                                                  \
+        __m512d a = _mm512_castps_pd(four[2 * i]), b = _mm512_castps_pd(four[2 * i + 1]);          \
+        two[i] = OP(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),                                    \
+                    _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));                                   \
+    }                                                                                              \
+    return (struct vec)                                                                            \
+    {                                                                                              \
+        OP(_mm512_shuffle_ps(two[0], two[1], 0x88), _mm512_shuffle_ps(two[0], two[1], 0xdd))       \
+    }
+
+static inline struct vec vec_sum_rows(const float *rows)
+{
+    REDUCE_ROWS(_mm512_add_ps);
+}
+
+static inline struct vec vec_max_rows(const float *rows)
+{
+    REDUCE_ROWS(_mm512_max_ps);
+}
+#undef REDUCE_ROW
+#undef REDUCE_ROWS
 
 static inline float vec_max_lanes(struct vec v)
 {

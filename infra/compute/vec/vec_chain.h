@@ -31,7 +31,7 @@ enum chain_start {
 struct chains {
     const float *a;
     int64_t a_row, a_step; /* a[r][k] is at r * a_row + k * a_step */
-    const void *b;         /* fp32 or bf16 [k][ldb] */
+    const float *b;        /* [k][ldb] */
     int64_t ldb;
     int64_t begin, end;
     float *out; /* [rows][ldo] */
@@ -40,8 +40,8 @@ struct chains {
 };
 
 /* `rows` x `columns` vectors of the result, at row `row` and element `column`. */
-CHAIN_INLINE void chain_tile(const struct chains *c, enum dtype dtype, enum chain_start start,
-                             int rows, int columns, int64_t row, int64_t column)
+CHAIN_INLINE void chain_tile(const struct chains *c, enum chain_start start, int rows, int columns,
+                             int64_t row, int64_t column)
 {
     struct vec acc[CHAIN_ROWS * CHAIN_COLUMNS], b[4];
     float *out = c->out + row * c->ldo + column;
@@ -67,7 +67,7 @@ CHAIN_INLINE void chain_tile(const struct chains *c, enum dtype dtype, enum chai
     for (int64_t k = c->begin; k < end; k++) {
         CHAIN_UNROLL for (int i = 0; i < columns; i++)
         {
-            b[i] = act_load(dtype, c->b, k * ldb + column + i * VEC_LANES, VEC_LANES);
+            b[i] = vec_load(c->b + k * ldb + column + i * VEC_LANES);
         }
         CHAIN_UNROLL for (int r = 0; r < rows; r++)
         {
@@ -93,32 +93,32 @@ CHAIN_INLINE void chain_tile(const struct chains *c, enum dtype dtype, enum chai
 }
 
 /* `rows` rows of `width` elements, a multiple of 16. */
-CHAIN_INLINE void chains_run(const struct chains *c, enum dtype dtype, enum chain_start start,
-                             int64_t rows, int64_t width)
+CHAIN_INLINE void chains_run(const struct chains *c, enum chain_start start, int64_t rows,
+                             int64_t width)
 {
     int64_t row = 0;
     for (; row + CHAIN_ROWS <= rows; row += CHAIN_ROWS) {
         int64_t column = 0;
         for (; column + CHAIN_COLUMNS * VEC_LANES <= width; column += CHAIN_COLUMNS * VEC_LANES)
-            chain_tile(c, dtype, start, CHAIN_ROWS, CHAIN_COLUMNS, row, column);
+            chain_tile(c, start, CHAIN_ROWS, CHAIN_COLUMNS, row, column);
         if (column < width)
-            chain_tile(c, dtype, start, CHAIN_ROWS, 1, row, column);
+            chain_tile(c, start, CHAIN_ROWS, 1, row, column);
     }
     for (; row + 2 <= rows; row += 2) {
         int64_t column = 0;
         for (; column + 2 * VEC_LANES <= width; column += 2 * VEC_LANES)
-            chain_tile(c, dtype, start, 2, 2, row, column);
+            chain_tile(c, start, 2, 2, row, column);
         if (column < width)
-            chain_tile(c, dtype, start, 2, 1, row, column);
+            chain_tile(c, start, 2, 1, row, column);
     }
     for (; row < rows; row++) {
         int64_t column = 0;
         for (; column + 4 * VEC_LANES <= width; column += 4 * VEC_LANES)
-            chain_tile(c, dtype, start, 1, 4, row, column);
+            chain_tile(c, start, 1, 4, row, column);
         for (; column + 2 * VEC_LANES <= width; column += 2 * VEC_LANES)
-            chain_tile(c, dtype, start, 1, 2, row, column);
+            chain_tile(c, start, 1, 2, row, column);
         if (column < width)
-            chain_tile(c, dtype, start, 1, 1, row, column);
+            chain_tile(c, start, 1, 1, row, column);
     }
 }
 

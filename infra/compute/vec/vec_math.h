@@ -31,6 +31,21 @@ static inline struct vec vec_exp(struct vec x)
     return vec_scale_exponent(vec_add(tail, vec_set1(1.0f)), magic);
 }
 
+/* 2^x for x <= 64: attention's probabilities, in units of log2. Below 2^-125 it is +0, -inf gives
+ * 0, NaN stays NaN. x = n + r with |r| <= 1/2; 2^r = 1 + r Q(r), Q a minimax fit. */
+static inline struct vec vec_exp2(struct vec x)
+{
+    struct vec magic = vec_add(x, vec_set1(ROUND_MAGIC));
+    struct vec r = vec_sub(x, vec_sub(magic, vec_set1(ROUND_MAGIC)));
+    struct vec q = vec_set1(0x1.5bba14p-10f);
+    q = vec_fma(q, r, vec_set1(0x1.3cea88p-7f));
+    q = vec_fma(q, r, vec_set1(0x1.c6b752p-5f));
+    q = vec_fma(q, r, vec_set1(0x1.ebf9bcp-3f));
+    q = vec_fma(q, r, vec_set1(0x1.62e42ap-1f));
+    q = vec_fma(q, r, vec_set1(1.0f));
+    return vec_zero_below(vec_shift_exponent(q, magic), x, vec_set1(-125.0f));
+}
+
 /* 1 / (1 + e^-x). */
 static inline struct vec vec_sigmoid(struct vec x)
 {

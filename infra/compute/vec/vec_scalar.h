@@ -135,6 +135,18 @@ static inline struct vec vec_scale_exponent(struct vec v, struct vec magic)
     return r;
 }
 
+/* v * 2^n where both are normal numbers; magic as above. */
+static inline struct vec vec_shift_exponent(struct vec v, struct vec magic)
+{
+    VEC_EACH(float_from_bits(float_bits(v.lane[i]) + (float_bits(magic.lane[i]) << 23)));
+}
+
+/* v, but +0 where x < limit. */
+static inline struct vec vec_zero_below(struct vec v, struct vec x, struct vec limit)
+{
+    VEC_EACH(x.lane[i] < limit.lane[i] ? 0.0f : v.lane[i]);
+}
+
 static inline struct vec vec_load_bf16(const bf16 *p)
 {
     VEC_EACH(bf16_to_f32(p[i]));
@@ -149,6 +161,22 @@ static inline void vec_store_bf16(bf16 *p, struct vec v)
 static inline struct vec vec_round_bf16(struct vec v)
 {
     VEC_EACH(bf16_to_f32(bf16_from_f32(v.lane[i])));
+}
+
+/* 32 results of arithmetic (no denormals), rounded: 16 of `low`, then 16 of `high`. */
+static inline void vec_store_results_bf16(bf16 *p, struct vec low, struct vec high)
+{
+    vec_store_bf16(p, low);
+    vec_store_bf16(p + 16, high);
+}
+
+/* The same as pairs of a lane of `even` and a lane of `odd`. */
+static inline void vec_store_pairs_bf16(bf16 *pairs, struct vec even, struct vec odd)
+{
+    for (int i = 0; i < 16; i++) {
+        pairs[2 * i] = bf16_from_f32(even.lane[i]);
+        pairs[2 * i + 1] = bf16_from_f32(odd.lane[i]);
+    }
 }
 
 /* 16 pairs of bf16: the even (first) and odd (second) elements. */

@@ -33,7 +33,7 @@ static struct sequence *sequence_create(const struct backend_ops *ops, enum dtyp
     s->q = floats(keys * s->q_width, 1, 2.0f);
     s->k = floats(keys * s->kv_width, 2, 1.0f);
     s->v = floats(keys * s->kv_width, 3, 1.0f);
-    size_t bytes = (size_t)(BLOCKS * ATTENTION_BLOCK_TOKENS * s->kv_width) * 4;
+    size_t bytes = (size_t)(BLOCKS * attention_block_values(dtype, kv_heads, head_dim)) * 4;
     s->kv = (struct attention_kv){memory_alloc(bytes, 1), memory_alloc(bytes, 1), kv_heads,
                                   head_dim, dtype};
     memset(s->kv.keys, 0xff, bytes);
@@ -236,13 +236,15 @@ static void test_backward(void **state)
     for_each_table(run_backward_shapes);
 }
 
-/* bf16: the gradient of the rounded problem, so only rounding of `out` separates it from fp32 on
- * the rounded inputs. */
+/* bf16: the gradient of the rounded problem. Against fp32 on the rounded inputs every p, ds and
+ * d_out is off by up to 2^-9 of itself, and D by the rounding of `out`. */
 static void run_backward_bf16(const struct backend_ops *ops)
 {
     struct sequence *s = sequence_create(ops, DTYPE_BF16, 4, 2, 24, 45);
     struct sequence *wide = sequence_create(ops, DTYPE_F32, 4, 2, 24, 45);
     float *d_out = floats(45 * s->q_width, 10, 1.0f);
+    for (int64_t i = 0; i < 45 * s->q_width; i++)
+        d_out[i] = rounded_to(DTYPE_BF16, d_out[i]);
     int32_t ids[KEYS_MAX], offsets[KEYS_MAX];
     for (int32_t i = 0; i < 45; i++) {
         ids[i] = block_table[i / ATTENTION_BLOCK_TOKENS];
@@ -261,7 +263,7 @@ static void run_backward_bf16(const struct backend_ops *ops)
         assert_near((double)got.dq[i], (double)want.dq[i], 5e-3);
     for (int64_t i = 0; i < 45 * s->kv_width; i++) {
         assert_near((double)got.dk[i], (double)want.dk[i], 2e-2);
-        assert_near((double)got.dv[i], (double)want.dv[i], 1e-6);
+        assert_near((double)got.dv[i], (double)want.dv[i], 1e-2);
     }
     gradients_release(&got);
     gradients_release(&want);
@@ -287,6 +289,157 @@ static float kv_at(const struct sequence *s, const float *x, int64_t key, int32_
 static float q_at(const struct sequence *s, int64_t row, int32_t head, int64_t d)
 {
     return rounded_to(s->dtype, s->q[row * s->q_width + head * s->head_dim + d]);
+}
+
+/* N3 over `count` values, continuing from sum. */
+static float canonical_dot(const float *a, const float *b, int64_t count, float sum)
+{
+    for (int64_t block = 0; block < count; block += 32) {
+        float chains[2] = {0.0f, 0.0f};
+        for (int64_t k = block; k < block + 32 && k < count; k++)
+            chains[k % 2] = fmaf(a[k], b[k], chains[k % 2]);
+        sum = sum + (chains[0] + chains[1]);
+    }
+    return sum;
+}
+
+static float exp2_one(float x)
+{
+    float lanes[VEC_LANES];
+    vec_store(lanes, vec_exp2(vec_set1(x)));
+    return lanes[0];
+}
+
+/* A head's vectors of one row, rounded. */
+static void q_row(const struct sequence *s, int64_t row, int32_t head, float *to)
+{
+    for (int64_t d = 0; d < s->head_dim; d++)
+        to[d] = q_at(s, row, head, d);
+}
+
+static void kv_row(const struct sequence *s, const float *x, int64_t key, int32_t head, float *to)
+{
+    for (int64_t d = 0; d < s->head_dim; d++)
+        to[d] = kv_at(s, x, key, head, d);
+}
+
+/* In units of log2. */
+static float score_bf16(const struct sequence *s, int64_t row, int32_t head, int64_t key)
+{
+    float q[KEYS_MAX], k[KEYS_MAX];
+    q_row(s, row, head, q);
+    kv_row(s, s->k, key, head, k);
+    return canonical_dot(q, k, s->head_dim, 0.0f) *
+           (1.0f / sqrtf((float)s->head_dim) * 0x1.715476p+0f);
+}
+
+/* Returns lse; out gets the row's outputs before rounding. */
+static float written_out_row_bf16(const struct sequence *s, int64_t row, int32_t head, float *out)
+{
+    float max = -INFINITY, sum = 0.0f;
+    memset(out, 0, (size_t)s->head_dim * sizeof *out);
+    for (int64_t first = 0; first <= row; first += ATTENTION_BLOCK_TOKENS) {
+        float p[ATTENTION_BLOCK_TOKENS] = {0}, v[ATTENTION_BLOCK_TOKENS] = {0}, most = max;
+        int64_t valid = row + 1 - first < 32 ? row + 1 - first : 32;
+        for (int64_t j = 0; j < valid; j++) {
+            p[j] = score_bf16(s, row, head, first + j);
+            most = most > p[j] ? most : p[j];
+        }
+        for (int64_t j = 0; j < valid; j++)
+            p[j] = exp2_one(p[j] - most);
+        float correction = exp2_one(max - most);
+        sum = fmaf(sum, correction, vec_sum(vec_add(vec_load(p), vec_load(p + VEC_LANES))));
+        max = most;
+        for (int64_t j = 0; j < valid; j++)
+            p[j] = rounded_to(DTYPE_BF16, p[j]);
+        for (int64_t d = 0; d < s->head_dim; d++) {
+            for (int64_t j = 0; j < valid; j++)
+                v[j] = kv_at(s, s->v, first + j, head, d);
+            out[d] = fmaf(out[d], correction, canonical_dot(p, v, 32, 0.0f));
+        }
+    }
+    for (int64_t d = 0; d < s->head_dim; d++)
+        out[d] = out[d] / sum + 0.0f;
+    return fmaf(max, 0x1.62e430p-1f, log_one(sum));
+}
+
+/* p and ds of a head, [row][KEYS_MAX], rounded. */
+static void written_out_weights(const struct sequence *s, int32_t head, const void *out,
+                                const float *lse, const float *d_out, float *p, float *ds)
+{
+    int64_t dim = s->head_dim;
+    for (int64_t row = 0; row < s->keys; row++) {
+        int64_t at = row * s->q_width + head * dim;
+        float slope[KEYS_MAX], v[KEYS_MAX], shift = lse[row * s->heads + head] * 0x1.715476p+0f;
+        struct vec dot = vec_zero();
+        for (int64_t d = 0; d < dim; d++)
+            slope[d] = rounded_to(DTYPE_BF16, d_out[at + d]);
+        for (int64_t d = 0; d < dim; d += VEC_LANES)
+            dot = vec_fma(vec_load_up_to(slope + d, dim - d),
+                          act_load(DTYPE_BF16, out, at + d, dim - d), dot);
+        for (int64_t key = 0; key < s->keys; key++) {
+            float weight = key <= row ? exp2_one(score_bf16(s, row, head, key) - shift) : 0.0f;
+            kv_row(s, s->v, key, head, v);
+            float dp = canonical_dot(slope, v, dim, 0.0f) - vec_sum(dot);
+            p[row * KEYS_MAX + key] = rounded_to(DTYPE_BF16, weight);
+            ds[row * KEYS_MAX + key] =
+                key <= row ? rounded_to(DTYPE_BF16, weight * dp * (1.0f / sqrtf((float)dim))) : 0;
+        }
+    }
+}
+
+/* The sum over one block of positions of weights[row][key] * x[row][d], onto sum. */
+static float position_block(const struct sequence *s, int64_t first, const float *weights,
+                            int64_t key, const float *x, int64_t d, float sum)
+{
+    float a[32] = {0}, b[32] = {0};
+    for (int64_t i = 0; i < 32 && first + i < s->keys; i++) {
+        a[i] = rounded_to(DTYPE_BF16, x[(first + i) * s->q_width + d]);
+        b[i] = weights[(first + i) * KEYS_MAX + key];
+    }
+    return canonical_dot(a, b, 32, sum);
+}
+
+/* Of a KV head: dq of its group, and what it adds to dk and dv. p and ds: of the group's heads, one
+ * after the other. */
+static void written_out_group(const struct sequence *s, int32_t kv_head, const float *p,
+                              const float *ds, const float *d_out, struct gradients *g)
+{
+    int64_t dim = s->head_dim, size = KEYS_MAX * KEYS_MAX;
+    int32_t group = s->heads / s->kv_heads;
+    for (int64_t i = 0; i < s->keys; i++)
+        for (int64_t d = 0; d < dim; d++) {
+            float dk = 0.0f, dv = 0.0f, k[KEYS_MAX];
+            for (int64_t first = i / 32 * 32; first < s->keys; first += 32)
+                for (int32_t h = 0; h < group; h++) {
+                    int64_t column = (kv_head * group + h) * dim + d;
+                    dk = position_block(s, first, ds + h * size, i, s->q, column, dk);
+                    dv = position_block(s, first, p + h * size, i, d_out, column, dv);
+                }
+            g->dk[i * s->kv_width + kv_head * dim + d] += dk;
+            g->dv[i * s->kv_width + kv_head * dim + d] += dv;
+            for (int64_t key = 0; key < s->keys; key++)
+                k[key] = kv_at(s, s->k, key, kv_head * group, d);
+            for (int32_t h = 0; h < group; h++)
+                g->dq[i * s->q_width + (kv_head * group + h) * dim + d] =
+                    canonical_dot(ds + h * size + i * KEYS_MAX, k, s->keys, 0.0f);
+        }
+}
+
+static void written_out_gradients_bf16(const struct sequence *s, const void *out, const float *lse,
+                                       const float *d_out, struct gradients *g)
+{
+    int32_t group = s->heads / s->kv_heads;
+    int64_t size = KEYS_MAX * KEYS_MAX;
+    float *p = MEMORY_ARRAY(float, group *size), *ds = MEMORY_ARRAY(float, group *size);
+    for (int32_t kv_head = 0; kv_head < s->kv_heads; kv_head++) {
+        for (int32_t h = 0; h < group; h++)
+            written_out_weights(s, kv_head * group + h, out, lse, d_out, p + h * size,
+                                ds + h * size);
+        written_out_group(s, kv_head, p, ds, d_out, g);
+    }
+    memory_free(p);
+    memory_free(ds);
 }
 
 static float score_at(const struct sequence *s, int64_t row, int32_t head, int64_t key)
@@ -365,15 +518,19 @@ static void check_order(const struct backend_ops *ops, enum dtype dtype, int32_t
     for (int64_t row = 0; row < keys; row++)
         for (int32_t head = 0; head < heads; head++) {
             float row_out[KEYS_MAX];
-            float row_lse = written_out_row(s, row, head, row_out);
+            float row_lse = dtype == DTYPE_BF16 ? written_out_row_bf16(s, row, head, row_out)
+                                                : written_out_row(s, row, head, row_out);
             assert_same_bits(&row_lse, &lse[row * heads + head], 1, sizeof row_lse);
             for (int64_t d = 0; d < head_dim; d++) {
                 float got = act_at(dtype, out, row * s->q_width + head * head_dim + d);
                 float rounded = rounded_to(dtype, row_out[d]);
                 assert_same_bits(&got, &rounded, 1, sizeof got);
             }
-            written_out_gradient(s, row, head, out, lse, d_out, &want);
+            if (dtype == DTYPE_F32)
+                written_out_gradient(s, row, head, out, lse, d_out, &want);
         }
+    if (dtype == DTYPE_BF16)
+        written_out_gradients_bf16(s, out, lse, d_out, &want);
     struct gradients got = run_backward(ops, NULL, s, d_out);
     assert_same_bits(got.dq, want.dq, outputs, sizeof *d_out);
     assert_same_bits(got.dk, want.dk, kv_values, sizeof *d_out);
@@ -403,13 +560,90 @@ static void test_order_of_additions(void **state)
     for_each_table(run_order);
 }
 
+/* Keys and values after a row's own position may be anything, infinite too: the row's bits are
+ * those that it has where they are not. */
+static void run_later_keys(const struct backend_ops *ops)
+{
+    const float later[] = {INFINITY, -INFINITY, NAN, 3e38f};
+    for (int d = 0; d < 2; d++)
+        for (int32_t head_dim = 16; head_dim <= 40; head_dim += 24) {
+            enum dtype dtype = d == 0 ? DTYPE_F32 : DTYPE_BF16;
+            struct sequence *s = sequence_create(ops, dtype, 4, 2, head_dim, 50);
+            size_t bytes = (size_t)(50 * s->q_width) * dtype_bytes(dtype);
+            size_t seen = (size_t)(35 * s->q_width) * dtype_bytes(dtype);
+            char *want = memory_alloc(bytes, 1), *got = memory_alloc(bytes, 1);
+            int32_t ids[KEYS_MAX], offsets[KEYS_MAX];
+            ops->attention(NULL, &s->kv, 50, 4, s->q, s->q_width, s->rows, want, NULL);
+            for (int32_t i = 35; i < 50; i++) {
+                ids[i] = block_table[i / ATTENTION_BLOCK_TOKENS];
+                offsets[i] = i % ATTENTION_BLOCK_TOKENS;
+                for (int64_t at = i * s->kv_width; at < (i + 1) * s->kv_width; at++)
+                    s->k[at] = s->v[at] = later[at % 4];
+            }
+            ops->kv_store(NULL, &s->kv, 15, s->k + 35 * s->kv_width, s->kv_width,
+                          s->v + 35 * s->kv_width, s->kv_width, ids + 35, offsets + 35);
+            ops->attention(NULL, &s->kv, 50, 4, s->q, s->q_width, s->rows, got, NULL);
+            assert_same_bits(got, want, (int64_t)seen, 1);
+            for (int64_t at = 36 * s->q_width; at < 50 * s->q_width; at++)
+                assert_true(isnan(act_at(dtype, got, at)));
+            memory_free(want);
+            memory_free(got);
+            sequence_destroy(s);
+        }
+}
+
+static void test_later_keys(void **state)
+{
+    (void)state;
+    for_each_table(run_later_keys);
+}
+
+/* The gradient of the last rows alone: that of all rows when the others' d_out is 0. */
+static void run_last_rows(const struct backend_ops *ops)
+{
+    for (int d = 0; d < 2; d++) {
+        const int64_t first = 45, keys = 150;
+        struct sequence *s =
+            sequence_create(ops, d == 0 ? DTYPE_F32 : DTYPE_BF16, 6, 2, 24, (int32_t)keys);
+        float *d_out = floats(keys * s->q_width, 10, 1.0f);
+        memset(d_out, 0, (size_t)(first * s->q_width) * sizeof *d_out);
+        struct gradients want = run_backward(ops, NULL, s, d_out),
+                         got = run_backward(ops, NULL, s, d_out);
+        int64_t kv_values = keys * s->kv_width, at = first * s->q_width;
+        char *out = memory_alloc((size_t)(keys * s->q_width), 4);
+        float *lse = MEMORY_ARRAY(float, keys * s->heads);
+        fill(got.dk, kv_values, 12, 1.0f);
+        fill(got.dv, kv_values, 13, 1.0f);
+        fill(got.dq + at, (keys - first) * s->q_width, 14, 1.0f);
+        ops->attention(NULL, &s->kv, keys - first, s->heads, s->q + at, s->q_width, s->rows + first,
+                       out, lse);
+        ops->attention_backward(NULL, &s->kv, keys - first, s->heads, s->q + at, s->q_width,
+                                s->rows + first, out, lse, d_out + at, got.dq + at, s->q_width,
+                                got.dk, got.dv, s->kv_width);
+        assert_same_bits(got.dq + at, want.dq + at, (keys - first) * s->q_width, sizeof *d_out);
+        assert_same_bits(got.dk, want.dk, kv_values, sizeof *d_out);
+        assert_same_bits(got.dv, want.dv, kv_values, sizeof *d_out);
+        gradients_release(&got);
+        gradients_release(&want);
+        memory_free(out);
+        memory_free(lse);
+        memory_free(d_out);
+        sequence_destroy(s);
+    }
+}
+
+static void test_last_rows(void **state)
+{
+    (void)state;
+    for_each_table(run_last_rows);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forward),
-        cmocka_unit_test(test_backward),
-        cmocka_unit_test(test_backward_bf16),
-        cmocka_unit_test(test_order_of_additions),
+        cmocka_unit_test(test_forward),       cmocka_unit_test(test_backward),
+        cmocka_unit_test(test_backward_bf16), cmocka_unit_test(test_order_of_additions),
+        cmocka_unit_test(test_later_keys),    cmocka_unit_test(test_last_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -21,6 +21,29 @@ static double worst_exp(double low, double high, int steps)
     return worst;
 }
 
+static float exp2_one(float x)
+{
+    float lanes[VEC_LANES];
+    vec_store(lanes, vec_exp2(vec_set1(x)));
+    return lanes[0];
+}
+
+static void test_exp2(void **state)
+{
+    (void)state;
+    double worst = 0.0;
+    for (int i = 0; i <= 400000; i++) {
+        float x = -125.0f + (float)i * (126.0f / 400000.0f);
+        worst = fmax(worst, ulps(exp2_one(x), exp2((double)x)));
+    }
+    print_message("exp2: %.3f ulp on [-125, 1]\n", worst);
+    assert_true(worst < 2.5);
+    assert_true(exp2_one(0.0f) == 1.0f && exp2_one(-0.0f) == 1.0f && exp2_one(-3.0f) == 0.125f);
+    assert_true(exp2_one(-INFINITY) == 0.0f && exp2_one(-125.5f) == 0.0f);
+    assert_true(!signbit(exp2_one(-INFINITY)) && exp2_one(-125.0f) == 0x1p-125f);
+    assert_true(isnan(exp2_one(NAN)));
+}
+
 static void test_exp(void **state)
 {
     (void)state;
@@ -92,6 +115,7 @@ int main(void)
     compute_thread_init();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_exp2),
         cmocka_unit_test(test_log),
         cmocka_unit_test(test_sigmoid),
         cmocka_unit_test(test_sum_tree_and_tails),

@@ -153,9 +153,9 @@ static void assert_same_bits(const struct results *a, const struct results *b, c
 static void poison_cache(struct engine *engine)
 {
     const struct model_config *config = model_config_of(engine->model);
-    size_t bytes = (size_t)kv_cache_total_blocks(engine->cache) * (size_t)config->kv_heads *
-                   (size_t)config->head_dim * ATTENTION_BLOCK_TOKENS *
-                   dtype_bytes(model_dtype(engine->model));
+    enum dtype dtype = model_dtype(engine->model);
+    size_t values = (size_t)attention_block_values(dtype, config->kv_heads, config->head_dim);
+    size_t bytes = (size_t)kv_cache_total_blocks(engine->cache) * values * dtype_bytes(dtype);
     for (int32_t layer = 0; layer < config->layers; layer++) {
         struct attention_kv kv = kv_cache_layer(engine->cache, layer);
         memset(kv.keys, 0xff, bytes);

@@ -1,4 +1,4 @@
-/* The attention backward pass for the rows of one sequence.
+/* The attention backward pass for the rows of one sequence, in fp32 mode.
  *
  * With p = e^(score - lse), D = sum over d of d_out * out, dp[j] = d_out . v[j]:
  *   ds[j] = p[j] (dp[j] - D) / sqrt(head_dim);   dq += ds[j] k[j];   dk[j] += ds[j] q;
@@ -7,30 +7,15 @@
  * order for each query; dq over keys in order. A head walks spans of a few blocks ascending, in a
  * span tiles of queries ascending, for a tile the span's blocks ascending: a query is loaded once
  * per span, and no chain changes its order. */
-#ifndef HONE_COMPUTE_CPU_ATTENTION_BACKWARD_H
-#define HONE_COMPUTE_CPU_ATTENTION_BACKWARD_H
+#ifndef HONE_COMPUTE_CPU_ATTENTION_BACKWARD_F32_H
+#define HONE_COMPUTE_CPU_ATTENTION_BACKWARD_F32_H
 
-#include "infra/compute/cpu/attention.h"
+#include "infra/compute/cpu/attention/backward_job.h"
+#include "infra/compute/cpu/attention/forward_f32.h"
 
-#define HEAD_DIM_BACKWARD_MAX 256 /* a span lives on the stack */
-#define SPAN_BLOCKS           4
-#define SPAN_TOKENS           (SPAN_BLOCKS * ATTENTION_BLOCK_TOKENS)
-#define BLOCK_VALUES          (ATTENTION_BLOCK_TOKENS * HEAD_DIM_BACKWARD_MAX)
-
-struct attention_backward_job {
-    const struct attention_kv *kv;
-    int64_t rows;
-    int32_t heads;
-    const float *q;
-    int64_t ldq;
-    const struct attention_row *table;
-    const void *out;
-    const float *lse, *d_out;
-    float *dq;
-    int64_t lddq;
-    float *dk, *dv;
-    int64_t lddk;
-};
+#define SPAN_BLOCKS  4
+#define SPAN_TOKENS  (SPAN_BLOCKS * ATTENTION_BLOCK_TOKENS)
+#define BLOCK_VALUES (ATTENTION_BLOCK_TOKENS * HEAD_DIM_BACKWARD_MAX)
 
 /* One block of one KV head in fp32, rows of whole vectors, and its part of the gradient. */
 struct span_block {
@@ -50,12 +35,6 @@ struct backward_state {
     struct span_block blocks[SPAN_BLOCKS];
 };
 
-static inline float act_value(enum dtype dtype, const void *base, int64_t index)
-{
-    return dtype == DTYPE_BF16 ? bf16_to_f32(((const bf16 *)base)[index])
-                               : ((const float *)base)[index];
-}
-
 /* `valid` rows of fp32 [head_dim] between [..][ld] and the whole vectors of a block. */
 static inline void copy_rows(const float *from, int64_t ld_from, int64_t valid, int64_t head_dim,
                              float *to, int64_t ld_to)
@@ -72,31 +51,18 @@ static inline void load_block(const struct attention_backward_job *job, int32_t 
 {
     const struct attention_kv *kv = job->kv;
     int64_t head_dim = kv->head_dim, width = whole_vectors(head_dim);
-    const void *keys = kv_block(kv, kv->keys, block_id, kv_head);
-    const void *values = kv_block(kv, kv->values, block_id, kv_head);
+    struct block_place place = block_place(kv, block_id, kv_head);
+    const float *keys = (const float *)place.keys, *values = (const float *)place.values;
     size_t bytes = (size_t)(ATTENTION_BLOCK_TOKENS * width) * sizeof(float);
     memset(block->values, 0, bytes);
     memset(block->keys_by_token, 0, bytes);
     for (int64_t i = 0; i < head_dim * ATTENTION_BLOCK_TOKENS; i += VEC_LANES)
-        vec_store(block->keys + i, act_load(kv->dtype, keys, i, VEC_LANES));
+        vec_store(block->keys + i, vec_load(keys + i));
     for (int64_t j = 0; j < valid; j++)
         for (int64_t d = 0; d < head_dim; d++) {
             block->keys_by_token[j * width + d] = block->keys[d * ATTENTION_BLOCK_TOKENS + j];
-            block->values[d * ATTENTION_BLOCK_TOKENS + j] =
-                act_value(kv->dtype, values, j * head_dim + d);
+            block->values[d * ATTENTION_BLOCK_TOKENS + j] = values[j * head_dim + d];
         }
-}
-
-/* D = sum of d_out * out over the head, 16 lanes. */
-static inline float head_dot(enum dtype dtype, const float *d_out, const void *out, int64_t at,
-                             int64_t head_dim)
-{
-    struct vec dot = vec_zero();
-    for (int64_t d = 0; d < head_dim; d += VEC_LANES) {
-        int64_t left = head_dim - d;
-        dot = vec_fma(vec_load_up_to(d_out + d, left), act_load(dtype, out, at + d, left), dot);
-    }
-    return vec_sum(dot);
 }
 
 /* Where query i's dq lies. */
@@ -112,7 +78,7 @@ static inline void load_tile(const struct attention_backward_job *job, struct ba
 {
     const struct query_tile *tile = &state->tile;
     int64_t head_dim = job->kv->head_dim, width = whole_vectors(head_dim);
-    load_queries(job->kv->dtype, tile, job->q, job->ldq, head_dim, state->q);
+    load_queries(tile, job->q, job->ldq, head_dim, state->q);
     for (int64_t i = 0; i < tile_count(tile); i++) {
         int64_t index = query_index(tile, job->heads, i);
         const float *d_out = job->d_out + index * head_dim;
@@ -124,7 +90,7 @@ static inline void load_tile(const struct attention_backward_job *job, struct ba
                                           : vec_load_up_to(query_gradient(job, tile, i) + d, left));
         }
         state->lse[i] = job->lse[index];
-        state->mean[i] = head_dot(job->kv->dtype, d_out, job->out, index * head_dim, head_dim);
+        state->mean[i] = head_dot(DTYPE_F32, d_out, job->out, index * head_dim, head_dim);
     }
 }
 
@@ -153,11 +119,11 @@ static inline void block_probabilities(const struct attention_backward_job *job,
                             .end = head_dim,
                             .out = state->p + from * ATTENTION_BLOCK_TOKENS,
                             .ldo = ATTENTION_BLOCK_TOKENS};
-    chains_run(&chains, DTYPE_F32, CHAIN_FROM_ZERO, count - from, ATTENTION_BLOCK_TOKENS);
+    chains_run(&chains, CHAIN_FROM_ZERO, count - from, ATTENTION_BLOCK_TOKENS);
     chains.a = state->d_out + from * width;
     chains.b = block->values;
     chains.out = state->ds + from * ATTENTION_BLOCK_TOKENS;
-    chains_run(&chains, DTYPE_F32, CHAIN_FROM_ZERO, count - from, ATTENTION_BLOCK_TOKENS);
+    chains_run(&chains, CHAIN_FROM_ZERO, count - from, ATTENTION_BLOCK_TOKENS);
     for (int64_t i = from; i < count; i++) {
         float *p = state->p + i * ATTENTION_BLOCK_TOKENS;
         float *ds = state->ds + i * ATTENTION_BLOCK_TOKENS;
@@ -191,14 +157,14 @@ static inline void add_query_gradients(const struct attention_backward_job *job,
         chains.out = state->dq + i * width;
         chains.begin = 0;
         chains.end = common;
-        chains_run(&chains, DTYPE_F32, CHAIN_FROM_OUT, rows, width);
+        chains_run(&chains, CHAIN_FROM_OUT, rows, width);
         for (int64_t end = i + rows; i < end; i++) {
             chains.a = state->ds + i * ATTENTION_BLOCK_TOKENS;
             chains.out = state->dq + i * width;
             chains.begin = common;
             chains.end = keys_seen(&state->tile, i, first_key);
             if (chains.end > common)
-                chains_run(&chains, DTYPE_F32, CHAIN_FROM_OUT, 1, width);
+                chains_run(&chains, CHAIN_FROM_OUT, 1, width);
         }
     }
 }
@@ -220,14 +186,14 @@ static inline void add_key_gradients(const struct attention_backward_job *job,
             chains.begin = first_query(&state->tile, first_key + key);
             chains.end = common;
             if (chains.begin < common)
-                chains_run(&chains, DTYPE_F32, CHAIN_FROM_OUT, 1, width);
+                chains_run(&chains, CHAIN_FROM_OUT, 1, width);
         }
         chains.a = weights + j;
         chains.out = by_key + j * width;
         chains.begin = common;
         chains.end = count;
         if (common < count)
-            chains_run(&chains, DTYPE_F32, CHAIN_FROM_OUT, CHAIN_ROWS, width);
+            chains_run(&chains, CHAIN_FROM_OUT, CHAIN_ROWS, width);
     }
 }
 
@@ -297,35 +263,15 @@ static inline void backward_span(const struct attention_backward_job *job,
     exchange_key_gradients(job, state, true);
 }
 
-static inline void attention_backward_heads(void *context, int64_t begin, int64_t end, int thread)
+static inline void backward_head_f32(const struct attention_backward_job *job, int32_t kv_head)
 {
-    (void)thread;
-    const struct attention_backward_job *job = context;
     const struct attention_row *last = &job->table[job->rows - 1];
     struct backward_state state;
-    for (int64_t kv_head = begin; kv_head < end; kv_head++) {
-        state.kv_head = (int32_t)kv_head;
-        for (int32_t key = 0; key < last->key_count; key += SPAN_TOKENS) {
-            state.first_key = key;
-            backward_span(job, &state);
-        }
+    state.kv_head = kv_head;
+    for (int32_t key = 0; key < last->key_count; key += SPAN_TOKENS) {
+        state.first_key = key;
+        backward_span(job, &state);
     }
-}
-
-static inline void attention_backward(struct parallel *pool, const struct attention_kv *kv,
-                                      int64_t rows, int32_t heads, const float *q, int64_t ldq,
-                                      const struct attention_row *table, const void *out,
-                                      const float *lse, const float *d_out, float *dq, int64_t lddq,
-                                      float *dk, float *dv, int64_t lddk)
-{
-    HONE_ASSERT(kv->dtype == DTYPE_BF16 || kv->dtype == DTYPE_F32);
-    HONE_ASSERT(kv->head_dim <= HEAD_DIM_BACKWARD_MAX && heads % kv->kv_heads == 0);
-    HONE_ASSERT(heads / kv->kv_heads <= TILE_QUERIES);
-    if (rows == 0)
-        return;
-    struct attention_backward_job job = {kv,  rows,  heads, q,    ldq, table, out,
-                                         lse, d_out, dq,    lddq, dk,  dv,    lddk};
-    parallel_for(pool, kv->kv_heads, 1, attention_backward_heads, &job);
 }
 
 #endif

@@ -9,8 +9,8 @@
 /* The AVX-512 kernels through SIMDe; NULL where it is not installed. Needs AVX2 and FMA. */
 const struct backend_ops *exact_table_avx512(void);
 
-/* `base` with bf16 matmuls and attention from the AMX source, its tile instructions emulated. One thread.
- * Needs AVX2 and FMA. */
+/* `base` with bf16 matmuls and attention from the AMX source, its tile instructions emulated. One
+ * thread. Needs AVX2 and FMA. */
 struct backend_ops exact_table_amx(const struct backend_ops *base);
 
 enum exact_kernels {

@@ -36,6 +36,19 @@ static inline simde__m256i narrow_i32(simde__m512i v)
     return result;
 }
 
+/* Two quarters of a, then two of b, as the bits of `order` say. */
+static inline simde__m512 shuffle_quarters(simde__m512 a, simde__m512 b, int order)
+{
+    float from[2][16], to[16];
+    simde_mm512_storeu_ps(from[0], a);
+    simde_mm512_storeu_ps(from[1], b);
+    for (int i = 0; i < 4; i++)
+        memcpy(to + 4 * i, from[i / 2] + 4 * (order >> 2 * i & 3), 4 * sizeof *to);
+    return simde_mm512_loadu_ps(to);
+}
+
+#undef _mm512_shuffle_f32x4
+#define _mm512_shuffle_f32x4(a, b, order) shuffle_quarters(a, b, order)
 #undef _mm512_cvtepu16_epi32
 #undef _mm512_cvtepi32_epi16
 #define _mm512_cvtepu16_epi32(v) widen_u16(v)

@@ -25,12 +25,14 @@ struct block_product {
     int64_t k; /* a multiple of 32 */
     float *c;  /* [rows][ldc] */
     int64_t ldc;
-    bool from_zero; /* else C += */
+    bool from_zero;   /* else C += */
+    const bf16 *next; /* packed as b is: fetched into the cache meanwhile; NULL: nothing is */
 };
 
 #if defined(HONE_ATTENTION_TILES)
 
 #define PANEL_BLOCK (BF16_BLOCK_K * PANEL_COLUMNS) /* values of a panel for a block of k */
+#define PAIR_LINE   (2 * PANEL_COLUMNS)            /* and of a cache line */
 
 /* Tiles: 0, 1 = A (rows 0-15 and 16-31), 2, 3 = B (two panels), 4 .. 7 = C (A0 B2, A0 B3, A1 B2,
  * A1 B3). `rows` are those of the products to come, up to 32, or a multiple of 32. */
@@ -70,6 +72,15 @@ static inline int64_t product_first(int64_t from)
 
 #define PRODUCT_INLINE static inline __attribute__((always_inline))
 
+/* The next block's lines in the place of a tile. */
+PRODUCT_INLINE void prefetch_tile(const struct block_product *p, const bf16 *tile)
+{
+    if (p->next == NULL)
+        return;
+    for (int line = 0; line < TILE_ROWS; line++)
+        __builtin_prefetch(p->next + (tile - p->b) + line * PAIR_LINE);
+}
+
 /* Two panels (or one) and two groups of rows (or one). */
 PRODUCT_INLINE void product_tiles(const struct block_product *p, const bf16 *a, const bf16 *b,
                                   float *c, const bool two_groups, const bool two_panels)
@@ -87,9 +98,11 @@ PRODUCT_INLINE void product_tiles(const struct block_product *p, const bf16 *a, 
     for (int64_t k = 0; k < p->k; k += BF16_BLOCK_K, b += PANEL_BLOCK) {
         TILE_LOAD(0, a + k, lda);
         TILE_LOAD(2, b, TILE_ROW_BYTES);
+        prefetch_tile(p, b);
         TILE_DP_BF16(4, 0, 2);
         if (two_panels) {
             TILE_LOAD(3, b + p->b_panel, TILE_ROW_BYTES);
+            prefetch_tile(p, b + p->b_panel);
             TILE_DP_BF16(5, 0, 3);
         }
         if (two_groups) {
@@ -168,6 +181,9 @@ static inline void product_rows(const struct block_product *p, int64_t row, int6
 
 static inline void product_run(const struct block_product *p, int64_t rows, int64_t panels)
 {
+    for (int64_t panel = 0; panel < panels && p->next != NULL; panel++)
+        for (int64_t i = 0; i < p->k * PANEL_COLUMNS; i += 2 * PANEL_COLUMNS)
+            __builtin_prefetch(p->next + panel * p->b_panel + i);
     for (int64_t row = 0; row < rows; row += PRODUCT_ROWS)
         product_rows(p, row, at_most(rows - row, PRODUCT_ROWS), panels);
 }

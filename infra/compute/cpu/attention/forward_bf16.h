@@ -43,15 +43,18 @@ struct score_lanes {
 };
 
 /* -inf at and past `valid`. */
+static inline struct score_lanes seen_scores(struct score_lanes s, int64_t valid)
+{
+    struct vec excluded = vec_set1(-INFINITY);
+    return (struct score_lanes){
+        vec_keep(s.low, valid, excluded),
+        vec_keep(s.high, valid > VEC_LANES ? valid - VEC_LANES : 0, excluded)};
+}
+
 static inline struct score_lanes load_scores(const float *scores, int64_t valid)
 {
     struct score_lanes s = {vec_load(scores), vec_load(scores + VEC_LANES)};
-    if (valid < ATTENTION_BLOCK_TOKENS) {
-        struct vec excluded = vec_set1(-INFINITY);
-        s.low = vec_keep(s.low, valid, excluded);
-        s.high = vec_keep(s.high, valid > VEC_LANES ? valid - VEC_LANES : 0, excluded);
-    }
-    return s;
+    return valid < ATTENTION_BLOCK_TOKENS ? seen_scores(s, valid) : s;
 }
 
 /* What the reductions of up to 16 queries read: [query][16], and what they give. */
@@ -148,10 +151,11 @@ static inline bool values_finite(const struct forward_state *state, const bf16 *
     return vec_sum(sum) == 0.0f;
 }
 
-/* products = p x values for queries [from, count). */
-static inline void forward_products(struct forward_state *state, const bf16 *values, int64_t from,
-                                    int32_t first_key)
+/* products = p x values for the queries that see the block. */
+static inline void forward_products(struct forward_state *state, const bf16 *values,
+                                    const bf16 *next, int32_t first_key)
 {
+    int64_t from = first_query(state->tile, first_key);
     int64_t count = tile_count(state->tile), common = keys_seen(state->tile, from, first_key);
     int64_t most = keys_seen(state->tile, count - 1, first_key), first = product_first(from);
     struct block_product p = {.a = state->p + first * ATTENTION_BLOCK_TOKENS,
@@ -161,13 +165,15 @@ static inline void forward_products(struct forward_state *state, const bf16 *val
                               .k = ATTENTION_BLOCK_TOKENS,
                               .c = state->products + first * state->columns,
                               .ldc = state->columns,
-                              .from_zero = true};
+                              .from_zero = true,
+                              .next = next};
     if (most < ATTENTION_BLOCK_TOKENS)
         p.b = values_of_seen(state, values, most);
     if (common == most || values_finite(state, p.b, common)) {
         product_run(&p, count - first, state->columns / PANEL_COLUMNS);
         return;
     }
+    p.next = NULL;
     product_end();
     product_begin(1);
     for (int64_t i = from; i < count; i++) {
@@ -225,6 +231,15 @@ static inline void forward_begin(const struct attention_job *job, const struct q
     memset(state->out, 0, (size_t)(tile_count(tile) * state->columns) * sizeof *state->out);
 }
 
+/* 16 results of a row and head; a zero is +0. */
+static inline void store_mean(const struct attention_job *job, int64_t index, int64_t d,
+                              struct vec out, struct vec sum)
+{
+    int64_t head_dim = job->kv->head_dim;
+    act_store(DTYPE_BF16, job->out, index * head_dim + d, vec_add(vec_div(out, sum), vec_zero()),
+              head_dim - d);
+}
+
 static inline void forward_finish(const struct attention_job *job,
                                   const struct forward_state *state)
 {
@@ -232,69 +247,197 @@ static inline void forward_finish(const struct attention_job *job,
     for (int64_t i = 0; i < tile_count(state->tile); i++) {
         int64_t index = query_index(state->tile, job->heads, i);
         struct vec divisor = vec_set1(state->sum[i]);
-        for (int64_t d = 0; d < head_dim; d += VEC_LANES) {
-            struct vec mean = vec_div(vec_load(state->out + i * state->columns + d), divisor);
-            act_store(DTYPE_BF16, job->out, index * head_dim + d, vec_add(mean, vec_zero()),
-                      head_dim - d);
-        }
+        for (int64_t d = 0; d < head_dim; d += VEC_LANES)
+            store_mean(job, index, d, vec_load(state->out + i * state->columns + d), divisor);
         if (job->lse != NULL)
             job->lse[index] = fmaf(state->max[i], LN_2, log_one(state->sum[i]));
     }
 }
 
 /* Scores of the queries that see the block. */
-static inline void forward_scores(struct forward_state *state, const struct block_place *place,
+static inline void forward_scores(struct forward_state *state, const bf16 *keys, const bf16 *next,
                                   int32_t first_key)
 {
     int64_t first = product_first(first_query(state->tile, first_key));
     int32_t turn = first_key / ATTENTION_BLOCK_TOKENS % 2;
     const struct block_product product = {.a = state->q + first * state->width,
                                           .lda = state->width,
-                                          .b = (const bf16 *)(const void *)place->keys,
+                                          .b = keys,
                                           .b_panel = state->width * PANEL_COLUMNS,
                                           .k = state->width,
                                           .c = state->scores[turn] + first * ATTENTION_BLOCK_TOKENS,
                                           .ldc = ATTENTION_BLOCK_TOKENS,
-                                          .from_zero = true};
+                                          .from_zero = true,
+                                          .next = next};
     product_run(&product, tile_count(state->tile) - first, ATTENTION_BLOCK_TOKENS / PANEL_COLUMNS);
 }
 
+/* Keys and values of a block; NULL: there is none. */
+struct bf16_block {
+    const bf16 *keys, *values;
+};
+
+/* What a product of few queries, which memory bounds, fetches. */
+static inline const bf16 *fetched(const bf16 *next, int64_t queries)
+{
+    return queries > PREFETCH_QUERIES ? NULL : next;
+}
+
+static inline struct bf16_block bf16_block(const struct attention_job *job,
+                                           const struct attention_row *last, int32_t kv_head,
+                                           int32_t b)
+{
+    if (b * ATTENTION_BLOCK_TOKENS >= last->key_count)
+        return (struct bf16_block){NULL, NULL};
+    struct block_place place = block_place(job->kv, last->blocks[b], kv_head);
+    return (struct bf16_block){(const bf16 *)(const void *)place.keys,
+                               (const bf16 *)(const void *)place.values};
+}
+
+/* ---- one query by itself ---- */
+
+/* Scores of a block's 32 keys, in units of log2. The next block's lines are asked for in step with
+ * this one's, keys and values side by side: memory is then read at its speed, and not in bursts. */
+static inline struct score_lanes row_scores(const bf16 *keys, const struct bf16_block *next,
+                                            int64_t width, const float *q, struct vec unit)
+{
+    struct score_lanes s = {vec_zero(), vec_zero()};
+    int64_t panel = width * PANEL_COLUMNS;
+    for (int64_t k = 0; k < width; k += ATTENTION_BLOCK_TOKENS) {
+        struct vec even[2] = {vec_zero(), vec_zero()}, odd[2] = {vec_zero(), vec_zero()};
+        for (int64_t d = k; d < k + ATTENTION_BLOCK_TOKENS; d += 2) {
+            struct vec first = vec_set1(q[d]), second = vec_set1(q[d + 1]);
+            for (int64_t half = 0; half < 2; half++) {
+                int64_t at = half * panel + d * PANEL_COLUMNS;
+                struct vec_pair pair = vec_load_pair(keys + at);
+                even[half] = vec_fma(first, pair.even, even[half]);
+                odd[half] = vec_fma(second, pair.odd, odd[half]);
+                __builtin_prefetch(next->keys + (d + half) * PAIRS_VALUES);
+                __builtin_prefetch(next->values + (d + half) * PAIRS_VALUES);
+            }
+        }
+        s.low = vec_add(s.low, vec_add(even[0], odd[0]));
+        s.high = vec_add(s.high, vec_add(even[1], odd[1]));
+    }
+    return (struct score_lanes){vec_mul(s.low, unit), vec_mul(s.high, unit)};
+}
+
+/* `panels` panels of out = out * correction + p x values, over the first `seen` keys alone. */
+static inline __attribute__((always_inline)) void row_panels(const int panels, const bf16 *values,
+                                                             const float *p, int64_t seen,
+                                                             struct vec correction, float *out)
+{
+    struct vec even[4], odd[4];
+    for (int i = 0; i < panels; i++)
+        even[i] = odd[i] = vec_zero();
+    for (int64_t key = 0; key + 1 < seen; key += 2) {
+        struct vec first = vec_set1(p[key]), second = vec_set1(p[key + 1]);
+        for (int i = 0; i < panels; i++) {
+            struct vec_pair pair = vec_load_pair(values + i * VALUES_PANEL + key * PANEL_COLUMNS);
+            even[i] = vec_fma(first, pair.even, even[i]);
+            odd[i] = vec_fma(second, pair.odd, odd[i]);
+        }
+    }
+    for (int i = 0; i < panels && seen % 2 != 0; i++)
+        even[i] =
+            vec_fma(vec_set1(p[seen - 1]),
+                    vec_load_even(values + i * VALUES_PANEL + (seen - 1) * PANEL_COLUMNS), even[i]);
+    for (int i = 0; i < panels; i++)
+        vec_store(out + i * VEC_LANES,
+                  vec_fma(vec_load(out + i * VEC_LANES), correction, vec_add(even[i], odd[i])));
+}
+
+static inline void row_values(const bf16 *values, int64_t columns, const float *p, int64_t seen,
+                              struct vec correction, float *out)
+{
+    int64_t d = 0;
+    for (; d + 4 * VEC_LANES <= columns; d += 4 * VEC_LANES)
+        row_panels(4, values + d * ATTENTION_BLOCK_TOKENS, p, seen, correction, out + d);
+    for (; d < columns; d += VEC_LANES)
+        row_panels(1, values + d * ATTENTION_BLOCK_TOKENS, p, seen, correction, out + d);
+}
+
+static inline float exp2_of(float x)
+{
+    float lanes[VEC_LANES];
+    vec_store(lanes, vec_exp2(vec_set1(x)));
+    return lanes[0];
+}
+
+static inline void attention_row_bf16(const struct attention_job *job,
+                                      const struct query_tile *tile, int32_t kv_head)
+{
+    const struct attention_row *row = &job->table[tile->row];
+    int64_t head_dim = job->kv->head_dim, width = attention_width(DTYPE_BF16, job->kv->head_dim);
+    int64_t columns = round_up(head_dim, PANEL_COLUMNS), at = query_index(tile, job->heads, 0);
+    float q[HEAD_DIM_MAX] = {0}, out[HEAD_DIM_MAX] = {0}, p[ATTENTION_BLOCK_TOKENS];
+    float max = -INFINITY, sum = 0.0f;
+    struct vec unit = vec_set1(1.0f / sqrtf((float)head_dim) * LOG2_E);
+    const float *from = job->q + tile->row * job->ldq + tile->head * head_dim;
+    for (int64_t d = 0; d < head_dim; d += VEC_LANES)
+        vec_store_up_to(q + d, vec_round_bf16(vec_load_up_to(from + d, head_dim - d)),
+                        head_dim - d);
+    struct bf16_block block = bf16_block(job, row, kv_head, 0);
+    for (int32_t b = 0; block.keys != NULL; b++) {
+        struct bf16_block next = bf16_block(job, row, kv_head, b + 1);
+        int64_t seen = at_most(row->key_count - b * ATTENTION_BLOCK_TOKENS, ATTENTION_BLOCK_TOKENS);
+        struct score_lanes s =
+            row_scores(block.keys, next.keys != NULL ? &next : &block, width, q, unit);
+        if (seen < ATTENTION_BLOCK_TOKENS)
+            s = seen_scores(s, seen);
+        float most = vec_max_lanes(vec_max(s.low, s.high)), new_max = max > most ? max : most;
+        struct vec shift = vec_set1(new_max);
+        struct vec low = vec_exp2(vec_sub(s.low, shift)), high = vec_exp2(vec_sub(s.high, shift));
+        float factor = exp2_of(max - new_max);
+        struct vec correction = vec_set1(factor);
+        sum = fmaf(sum, factor, vec_sum(vec_add(low, high)));
+        max = new_max;
+        vec_store(p, vec_round_bf16(low));
+        vec_store(p + VEC_LANES, vec_round_bf16(high));
+        row_values(block.values, columns, p, seen, correction, out);
+        block = next;
+    }
+    for (int64_t d = 0; d < head_dim; d += VEC_LANES)
+        store_mean(job, at, d, vec_load(out + d), vec_set1(sum));
+    if (job->lse != NULL)
+        job->lse[at] = fmaf(max, LN_2, log_one(sum));
+}
+
+/* ---- a tile of queries ---- */
+
 /* The next block's scores come before a block's softmax, and its sums after it: tiles and vectors
- * work side by side. */
+ * work side by side. Many queries keep a block for so long that the processor fetches the next. */
 static inline void attention_tile_bf16(const struct attention_job *job,
                                        const struct query_tile *tile, int32_t kv_head)
 {
-    const struct attention_kv *kv = job->kv;
     const struct attention_row *last = &job->table[tile->row + tile->rows - 1];
-    int32_t blocks = (last->key_count + ATTENTION_BLOCK_TOKENS - 1) / ATTENTION_BLOCK_TOKENS;
-    /* Many queries keep a block for so long that the processor fetches the next by itself. */
-    int64_t bytes = tile_count(tile) <= PREFETCH_QUERIES ? head_block_bytes(kv) : 0;
-    struct vec unit = vec_set1(1.0f / sqrtf((float)kv->head_dim) * LOG2_E);
+    struct vec unit = vec_set1(1.0f / sqrtf((float)job->kv->head_dim) * LOG2_E);
+    int64_t count = tile_count(tile);
     struct forward_state state;
-    forward_begin(job, tile, &state);
-    product_begin(tile_count(tile));
-    struct block_place place = block_place(kv, last->blocks[0], kv_head);
-    forward_scores(&state, &place, 0);
-    for (int32_t b = 0; b < blocks; b++) {
-        int32_t key = b * ATTENTION_BLOCK_TOKENS;
-        struct block_place next = place, after = place;
-        if (b + 1 < blocks)
-            next = block_place(kv, last->blocks[b + 1], kv_head);
-        if (b + 2 < blocks) {
-            after = block_place(kv, last->blocks[b + 2], kv_head);
-            prefetch_bytes(after.keys, bytes);
-        }
-        if (b + 1 < blocks)
-            forward_scores(&state, &next, key + ATTENTION_BLOCK_TOKENS);
-        forward_softmax(&state, first_query(tile, key), key, unit);
-        if (b + 1 < blocks)
-            prefetch_bytes(next.values, bytes);
-        forward_accumulate(&state, key);
-        forward_products(&state, (const bf16 *)(const void *)place.values, first_query(tile, key),
-                         key);
-        place = next;
+    struct bf16_block block = bf16_block(job, last, kv_head, 0);
+    struct bf16_block next = bf16_block(job, last, kv_head, 1);
+    if (count == 1) {
+        attention_row_bf16(job, tile, kv_head);
+        return;
     }
-    forward_accumulate(&state, blocks * ATTENTION_BLOCK_TOKENS);
+    forward_begin(job, tile, &state);
+    product_begin(count);
+    forward_scores(&state, block.keys, fetched(next.keys, count), 0);
+    int32_t key = 0;
+    for (int32_t b = 0; block.keys != NULL; b++, key += ATTENTION_BLOCK_TOKENS) {
+        struct bf16_block after = {NULL, NULL};
+        if (next.keys != NULL) {
+            after = bf16_block(job, last, kv_head, b + 2);
+            forward_scores(&state, next.keys, fetched(after.keys, count),
+                           key + ATTENTION_BLOCK_TOKENS);
+        }
+        forward_softmax(&state, first_query(tile, key), key, unit);
+        forward_accumulate(&state, key);
+        forward_products(&state, block.values, fetched(next.values, count), key);
+        block = next;
+        next = after;
+    }
+    forward_accumulate(&state, key);
     product_end();
     forward_finish(job, &state);
 }

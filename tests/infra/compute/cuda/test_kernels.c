@@ -389,7 +389,8 @@ static void cache_open(struct cache *c, enum dtype dtype, int32_t kv_heads, int3
                         .heads = kv_heads * group,
                         .counts = {count0, count1}};
     int64_t rows = count0 + count1, width = kv_heads * dim;
-    size_t bytes = (size_t)(2 * BLOCKS_MAX * width * ATTENTION_BLOCK_TOKENS) * dtype_bytes(dtype);
+    size_t bytes = (size_t)(2 * BLOCKS_MAX * attention_block_values(dtype, kv_heads, dim)) *
+                   dtype_bytes(dtype);
     c->keys = both_new(bytes);
     c->values = both_new(bytes);
     memset(c->keys.cpu, 0xff, bytes); /* stale: not a number */

@@ -505,10 +505,7 @@ static void collect_hashes(struct learner_stage *s)
 static const char *checkpoint_path(const struct learner_stage *s, int64_t batch, char *buffer,
                                    size_t capacity)
 {
-    char directory[HONE_PATH_MAX];
-    char name[NAME_MAX_BYTES];
-    snprintf(name, sizeof name, "step-%" PRId64, batch);
-    return path_join(buffer, capacity, checkpoints_path(s, directory, sizeof directory), name);
+    return policy_checkpoint_path(&s->options, batch, buffer, capacity);
 }
 
 static int write_checkpoint(struct learner_stage *s)
@@ -549,25 +546,6 @@ static int prune_checkpoints(struct learner_stage *s)
                             s->options.keep_checkpoints, guards_last_good(&s->policy.guards));
 }
 
-/* L3: what the guards say of the batch that was trained, before its version is published. */
-static int heed_guards(struct learner_stage *s)
-{
-    const struct guard_verdict *verdict = &s->policy.verdict;
-    char text[GUARD_TEXT_MAX];
-    char path[HONE_PATH_MAX];
-    if (verdict->signal == SIGNAL_NONE)
-        return 0;
-    guard_verdict_text(verdict, s->policy.state.batch, text, sizeof text);
-    log_warn("%s", text);
-    if (verdict->action == GUARD_STOP)
-        return error_set(HONE_EGUARD, "%s; lower the learning rate or raise kl_coef", text);
-    if (verdict->action != GUARD_GO_BACK)
-        return 0;
-    checkpoint_path(s, verdict->back_to, path, sizeof path);
-    int rc = policy_go_back(&s->policy, path);
-    return rc < 0 ? error_prefix("%s", text) : 0;
-}
-
 /* Checkpoints of versions that were left behind. */
 static int drop_left_behind(struct learner_stage *s)
 {
@@ -601,7 +579,7 @@ static int train_batch(struct learner_stage *s, struct rl_batch *batch)
     timing.trained_s = (double)(end_ns - start_ns) * 1e-9;
     fault_point("batch.trained");
     s->signals[batch->number % SIGNALS_KEPT] = s->policy.verdict.signal;
-    rc = heed_guards(s);
+    rc = policy_heed_guards(&s->policy); /* L3, before the version is published */
     if (rc < 0) {
         (void)write_metrics(s, batch, &result, &timing);
         return rc;

@@ -6,6 +6,8 @@
 
 #include "infra/base/assert.h"
 #include "infra/base/error.h"
+#include "infra/base/file.h"
+#include "infra/base/log.h"
 #include "infra/base/memory.h"
 #include "learner/learner_stage.h"
 
@@ -235,6 +237,31 @@ int policy_go_back(struct policy *policy, const char *checkpoint)
                          (long long)found.batch, (long long)policy->verdict.back_to);
     policy->state.kl_coef = found.kl_coef;
     return 0;
+}
+
+const char *policy_checkpoint_path(const struct learner_options *options, int64_t batch,
+                                   char *buffer, size_t capacity)
+{
+    char name[48];
+    snprintf(name, sizeof name, "checkpoints/step-%lld", (long long)batch);
+    return path_join(buffer, capacity, options->stage_directory, name);
+}
+
+int policy_heed_guards(struct policy *policy)
+{
+    const struct guard_verdict *verdict = &policy->verdict;
+    char text[GUARD_TEXT_MAX], path[HONE_PATH_MAX];
+    if (verdict->signal == SIGNAL_NONE)
+        return 0;
+    guard_verdict_text(verdict, policy->state.batch, text, sizeof text);
+    log_warn("%s", text);
+    if (verdict->action == GUARD_STOP)
+        return error_set(HONE_EGUARD, "%s; lower the learning rate or raise kl_coef", text);
+    if (verdict->action != GUARD_GO_BACK)
+        return 0;
+    int rc = policy_go_back(
+        policy, policy_checkpoint_path(policy->options, verdict->back_to, path, sizeof path));
+    return rc < 0 ? error_prefix("%s", text) : 0;
 }
 
 void policy_note_hash(struct policy *policy)

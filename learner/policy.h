@@ -40,6 +40,12 @@ float policy_kl_coef(const struct policy *policy);
  * has to go back (policy_go_back) before the version is used, or to stop. */
 int policy_train(struct policy *policy, struct rl_batch *batch, int (*between)(void *),
                  void *context, struct rl_step_result *result);
+/* Where a learner keeps the checkpoint of a batch: in its stage directory. */
+const char *policy_checkpoint_path(const struct learner_options *options, int64_t batch,
+                                   char *buffer, size_t capacity);
+/* What the guards say of the batch that was trained, told and done: HONE_EGUARD when they stop, and
+ * when they go back the weights are those of the checkpoint in the stage directory. */
+int policy_heed_guards(struct policy *policy);
 /* Version state.batch gets the weights, moments and KL coefficient of version verdict.back_to:
  * those of the checkpoint, or with back_to 0 those that the stage started from. */
 int policy_go_back(struct policy *policy, const char *checkpoint);

@@ -1,11 +1,9 @@
 #include "learner/rank_stage.h"
 
 #include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "infra/base/error.h"
-#include "infra/base/file.h"
 #include "infra/base/log.h"
 #include "infra/base/memory.h"
 #include "learner/policy.h"
@@ -113,22 +111,6 @@ void rank_stage_destroy(struct rank_stage *stage)
     memory_free(stage);
 }
 
-/* As rank 0 heeds the guards. */
-static int heed_guards(struct rank_stage *s)
-{
-    const struct guard_verdict *verdict = &s->policy.verdict;
-    char text[GUARD_TEXT_MAX], name[32], directory[HONE_PATH_MAX], path[HONE_PATH_MAX];
-    if (verdict->action == GUARD_STOP) {
-        guard_verdict_text(verdict, s->policy.state.batch, text, sizeof text);
-        return error_set(HONE_EGUARD, "%s", text);
-    }
-    if (verdict->action != GUARD_GO_BACK)
-        return 0;
-    snprintf(name, sizeof name, "step-%" PRId64, verdict->back_to);
-    path_join(directory, sizeof directory, s->options->stage_directory, "checkpoints");
-    return policy_go_back(&s->policy, path_join(path, sizeof path, directory, name));
-}
-
 static int train(struct rank_stage *s, const unsigned char *bytes, size_t length)
 {
     struct rl_step_result result;
@@ -142,7 +124,7 @@ static int train(struct rank_stage *s, const unsigned char *bytes, size_t length
         return rc;
     rc = policy_train(&s->policy, &batch, NULL, NULL, &result);
     rl_batch_release(&batch);
-    return rc < 0 ? rc : heed_guards(s);
+    return rc < 0 ? rc : policy_heed_guards(&s->policy);
 }
 
 int rank_stage_tick(void *stage, struct stage_wait *wait)

@@ -35,8 +35,8 @@
 /* Key/value blocks of one layer: ATTENTION_BLOCK_TOKENS positions of all KV heads, in the
  * activation dtype. Block b of a sequence covers positions 32b .. 32b+31. A block's keys and its
  * values take attention_block_values() elements each. fp32: keys [kv_heads][head_dim][32], values
- * [kv_heads][32][head_dim] bf16: what gemm_pack would make of them (keys as B of q K^T, values as B
- * of p V), with width = head_dim padded to 32 with zeros: keys [kv_heads][2][width/2][16][2],
+ * [kv_heads][32][head_dim]. bf16: what gemm_pack would make of them (keys as B of q K^T, values as
+ * B of p V), with width = head_dim padded to 32 with zeros: keys [kv_heads][2][width/2][16][2],
  * values [kv_heads][width/16][16][16][2] */
 struct attention_kv {
     void *keys;   /* base of the layer's key blocks */

@@ -285,15 +285,10 @@ void cuda_attention(struct parallel *pool, const struct attention_kv *kv, int64_
     int64_t tiles = gpu_blocks(rows, TILE_ROWS);
     (void)pool;
     if (kv->dtype == DTYPE_F32) {
+        HONE_ASSERT(kv->head_dim <= HEAD_DIM_MAX);
         GPU_LAUNCH(attention_f32, rows, heads, GPU_WARP, args);
-    } else if (kv->head_dim <= 64) {
-        GPU_LAUNCH(attention_rows_64, tiles, heads, GPU_WARP, args);
-        GPU_LAUNCH(attention_heads_64, rows, kv->kv_heads, GPU_WARP, args);
-    } else if (kv->head_dim <= 128) {
-        GPU_LAUNCH(attention_rows_128, tiles, heads, GPU_WARP, args);
-        GPU_LAUNCH(attention_heads_128, rows, kv->kv_heads, GPU_WARP, args);
     } else {
-        GPU_LAUNCH(attention_rows_256, tiles, heads, GPU_WARP, args);
-        GPU_LAUNCH(attention_heads_256, rows, kv->kv_heads, GPU_WARP, args);
+        TILE_LAUNCH(attention_rows, kv->head_dim, tiles, heads, args);
+        TILE_LAUNCH(attention_heads, kv->head_dim, rows, kv->kv_heads, args);
     }
 }

@@ -357,16 +357,11 @@ void cuda_attention_backward(struct parallel *pool, const struct attention_kv *k
     gpu_to_host(&last, table + rows - 1, sizeof last); /* how many keys there are */
     int64_t tiles = gpu_blocks(rows, TILE_ROWS), key_tiles = gpu_blocks(last.key_count, TILE_ROWS);
     if (kv->dtype == DTYPE_F32) {
+        HONE_ASSERT(kv->head_dim <= HEAD_DIM_MAX);
         GPU_LAUNCH(query_gradient_f32, rows, heads, GPU_WARP, args);
         GPU_LAUNCH(key_gradient_f32, last.key_count, kv->kv_heads, GPU_WARP, args);
-    } else if (kv->head_dim <= 64) {
-        GPU_LAUNCH(query_gradient_64, tiles, heads, GPU_WARP, args);
-        GPU_LAUNCH(key_gradient_64, key_tiles, kv->kv_heads, GPU_WARP, args);
-    } else if (kv->head_dim <= 128) {
-        GPU_LAUNCH(query_gradient_128, tiles, heads, GPU_WARP, args);
-        GPU_LAUNCH(key_gradient_128, key_tiles, kv->kv_heads, GPU_WARP, args);
     } else {
-        GPU_LAUNCH(query_gradient_256, tiles, heads, GPU_WARP, args);
-        GPU_LAUNCH(key_gradient_256, key_tiles, kv->kv_heads, GPU_WARP, args);
+        TILE_LAUNCH(query_gradient, kv->head_dim, tiles, heads, args);
+        TILE_LAUNCH(key_gradient, kv->head_dim, key_tiles, kv->kv_heads, args);
     }
 }

@@ -6,6 +6,7 @@
 #ifndef HONE_COMPUTE_CUDA_ATTENTION_TILE_H
 #define HONE_COMPUTE_CUDA_ATTENTION_TILE_H
 
+#include "infra/base/assert.h"
 #include "infra/compute/cuda/gpu.h"
 #include "infra/compute/ops.h"
 
@@ -13,6 +14,19 @@
 #define HEAD_DIM_MAX 256
 #define TILE_STRIDE  (HEAD_DIM_MAX + 8)
 #define KEYS         ATTENTION_BLOCK_TOKENS
+
+/* The kernel of that name for the head dimension: accumulators are registers, so their number is
+ * the kernel's own. */
+#define TILE_LAUNCH(kernel, head_dim, blocks_x, blocks_y, args)                                    \
+    do {                                                                                           \
+        HONE_ASSERT((head_dim) <= HEAD_DIM_MAX);                                                   \
+        if ((head_dim) <= 64)                                                                      \
+            GPU_LAUNCH(kernel##_64, blocks_x, blocks_y, GPU_WARP, args);                           \
+        else if ((head_dim) <= 128)                                                                \
+            GPU_LAUNCH(kernel##_128, blocks_x, blocks_y, GPU_WARP, args);                          \
+        else                                                                                       \
+            GPU_LAUNCH(kernel##_256, blocks_x, blocks_y, GPU_WARP, args);                          \
+    } while (0)
 
 /* One sequence's keys and values of one kv head. */
 struct tile_kv {

@@ -160,7 +160,6 @@ void emulate(void (*kernel)(const void *), const void *args, int64_t blocks_x, i
     running_kernel = kernel;
     running_args = args;
     emulated.threads = threads;
-    emulated.blocks_x = blocks_x;
     for (emulated.block_y = 0; emulated.block_y < blocks_y; emulated.block_y++)
         for (emulated.block_x = 0; emulated.block_x < blocks_x; emulated.block_x++)
             run_block(threads);
@@ -193,11 +192,6 @@ void gpu_to_device(void *device, const void *host, size_t bytes)
 void gpu_to_host(void *host, const void *device, size_t bytes)
 {
     memcpy(host, device, bytes);
-}
-
-void gpu_zero(void *device, size_t bytes)
-{
-    memset(device, 0, bytes);
 }
 
 void gpu_wait(void)

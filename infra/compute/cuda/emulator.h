@@ -7,7 +7,7 @@
 
 /* Where the running thread is. */
 struct emulated {
-    int64_t block_x, block_y, blocks_x;
+    int64_t block_x, block_y;
     int threads;
 };
 extern struct emulated emulated;

@@ -45,7 +45,6 @@
 #define GPU_THREADS ((int)blockDim.x)
 #define GPU_BLOCK   ((int64_t)blockIdx.x)
 #define GPU_BLOCK_Y ((int64_t)blockIdx.y)
-#define GPU_BLOCKS  ((int64_t)gridDim.x)
 
 GPU_DEVICE void gpu_sync(void)
 {
@@ -113,7 +112,6 @@ GPU_DEVICE void gpu_copy_wait(int left)
 #define GPU_THREADS (emulated.threads)
 #define GPU_BLOCK   (emulated.block_x)
 #define GPU_BLOCK_Y (emulated.block_y)
-#define GPU_BLOCKS  (emulated.blocks_x)
 
 #define gpu_sync        emulated_sync
 #define gpu_shuffle_xor emulated_shuffle_xor

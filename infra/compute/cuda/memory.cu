@@ -57,11 +57,6 @@ void gpu_to_host(void *host, const void *device, size_t bytes)
     must(cudaMemcpy(host, device, bytes, cudaMemcpyDeviceToHost), "copy from the device");
 }
 
-void gpu_zero(void *device, size_t bytes)
-{
-    must(cudaMemsetAsync(device, 0, bytes), "cudaMemset");
-}
-
 void gpu_wait(void)
 {
     must(cudaDeviceSynchronize(), "kernels");

@@ -19,7 +19,6 @@ void gpu_free(void *memory); /* NULL is fine */
 void gpu_to_device(void *device, const void *host, size_t bytes);
 /* Waits for the kernels launched so far. */
 void gpu_to_host(void *host, const void *device, size_t bytes);
-void gpu_zero(void *device, size_t bytes);
 void gpu_wait(void);
 
 #if defined(__cplusplus)

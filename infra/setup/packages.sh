@@ -4,7 +4,7 @@
 hone_build_packages="gcc libc6-dev cmake ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev
     libzmq3-dev librocksdb-dev libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libssl-dev
     libxxhash-dev libzstd-dev"
-hone_test_packages="libcmocka-dev clang-format python3"
+hone_test_packages="libcmocka-dev libsimde-dev clang-format python3"
 
 say() {
     printf '==> %s\n' "$*"

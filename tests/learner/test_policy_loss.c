@@ -438,6 +438,98 @@ static void step_does_not_depend_on_the_split(void **state)
     memory_free(master);
 }
 
+/* ---- a step's gradient in fp32, in any number of micro-batches and any packing ---- */
+
+struct counted_loss {
+    struct policy_loss policy;
+    int calls; /* one a micro-batch */
+};
+
+static int counted(void *context, const struct train_batch *batch,
+                   const struct loss_streams *streams, double *loss)
+{
+    struct counted_loss *counting = context;
+    counting->calls++;
+    return policy_loss_function(&counting->policy, batch, streams, loss);
+}
+
+static int micro_batches_of(struct counted_loss *loss, const struct group_fixture *g,
+                            const struct model_config *config, const struct compute *compute,
+                            const float *master, int32_t tokens, double *value, float *gradient)
+{
+    struct trainer_options options = fixture_options(DTYPE_F32, tokens);
+    const struct fixture_loss whole = {.function = counted, .context = loss};
+
+    loss->calls = 0;
+    policy_loss_begin(&loss->policy, &g->data.batch);
+    *value = fixture_loss_at(&options, config, compute, master, NULL, 0.0, &g->data.batch, &whole,
+                             gradient);
+    return loss->calls;
+}
+
+static void any_split_and_order_is_the_same_gradient(void **state)
+{
+    (void)state;
+    static struct group_fixture g;
+    struct model_config config = fixture_config();
+    const int64_t count = model_config_parameter_count(&config);
+    float *master = fixture_master(&config, 5);
+    float *whole = MEMORY_ARRAY(float, count), *split = MEMORY_ARRAY(float, count);
+    struct counted_loss loss = {.policy = make_loss()};
+    bool seen[9] = {false};
+    double expected, value, norm = 0.0;
+    struct compute compute;
+
+    loss.policy.options.kl_coef = 0.2f;
+    loss.policy.options.entropy_coef = 0.01f;
+    assert_ok(compute_open(&compute, 1));
+    group_open(&g, &config, &compute, master);
+    g.data.batch.need_entropy = true;
+    for (int32_t s = 0; s < 8; s++) /* all longer than half of the least budget */
+        if (g.data.sequences[s].count < 24) {
+            g.data.sequences[s].count = 24;
+            g.data.mask[s][23] = 1;
+            g.behavior[s][23] = g.reference[s][23] = -4.0f;
+        }
+    assert_int_equal(micro_batches_of(&loss, &g, &config, &compute, master, 320, &expected, whole),
+                     1);
+    for (int64_t i = 0; i < count; i++)
+        norm += (double)whole[i] * (double)whole[i];
+    norm = sqrt(norm);
+    assert_true(norm > 1e-3);
+
+    for (int32_t order = 0; order < 8; order++) {
+        for (int32_t tokens = FIXTURE_TOKENS_MAX; tokens <= 320; tokens += 8) {
+            int made =
+                micro_batches_of(&loss, &g, &config, &compute, master, tokens, &value, split);
+            assert_in_range(made, 1, 8);
+            seen[made] = true;
+            assert_near(value, expected, 1e-6 * fabs(expected));
+            for (int64_t i = 0; i < count; i++)
+                if (fabs((double)split[i] - (double)whole[i]) > 1e-6 * norm)
+                    fail_msg("order %d, %d micro-batches: gradient %lld is %.9g, in one %.9g",
+                             order, made, (long long)i, (double)split[i], (double)whole[i]);
+        }
+        /* The first goes to the end, and every second time two others change places. */
+        struct train_sequence *rows = g.data.sequences, first = rows[0];
+        memmove(rows, rows + 1, 7 * sizeof *rows);
+        rows[7] = first;
+        if (order % 2 == 1) {
+            rows[7] = rows[3];
+            rows[3] = first;
+        }
+    }
+    print_message("micro-batches seen:");
+    for (int made = 1; made <= 8; made++)
+        print_message(seen[made] ? " %d" : "", made);
+    print_message("\n");
+    assert_true(seen[1] && seen[2] && seen[4] && seen[8]);
+    compute_close(&compute);
+    memory_free(split);
+    memory_free(whole);
+    memory_free(master);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -455,6 +547,7 @@ int main(void)
         cmocka_unit_test(extremes),
         cmocka_unit_test(grpo_gradient_through_a_model),
         cmocka_unit_test(step_does_not_depend_on_the_split),
+        cmocka_unit_test(any_split_and_order_is_the_same_gradient),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 """What the guards do about each fault, in whole RL runs of the quickstart's task from one SFT checkpoint.
 
-    python3 -B tests/load/guards.py HONE REPO OUT [--steps 120] [--at 60] [--for 8] [--seeds 1]
+    python3 -B tests/load/guards.py HONE REPO OUT [--steps 120] [--at 60] [--for 8] [--seeds 1] [--fault gradient_spike] ...
 
 A run without faults first. Then one with each fault injected (HONE_INJECT) from batch --at on for --for batches: loss that is not a
 number, gradients ten thousand times too large, gradients of the wrong sign (the policy unlearns: reward falls, KL drifts), an entropy
@@ -60,6 +60,7 @@ def main():
     parser.add_argument("--at", type=int, default=60)
     parser.add_argument("--for", type=int, default=8, dest="length")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--fault", action="append", choices=FAULTS, help="a fault to run, as often as there are faults; all of them when left out")
     options = parser.parse_args()
     os.makedirs(options.out, exist_ok=True)
     if not os.path.exists(os.path.join(options.out, "runs/quickstart/data/train.jsonl")):
@@ -67,7 +68,7 @@ def main():
     model = "model.path=" + os.path.join(options.repository, "models/quickstart_base")
     run(options, "sft", ["stages=[sft]", "eval.enabled=false", model])
     lines = ["| fault | first signal | batches after it began | skipped | went back | pass@1 at the end |", "|---|---|---|---|---|---|"]
-    for fault in FAULTS:
+    for fault in options.fault or FAULTS:
         kind = fault.split(",")[0]
         overrides = ["stages=[rl]", "rl.filter.mode=off", "rl.drop_zero_advantage=false", "rl.steps=%d" % options.steps, "rl.checkpoint_steps=10",
                      "model.path=" + os.path.join(options.out, "sft/sft/final")]

@@ -33,7 +33,8 @@ static int32_t failed_count(const struct reward_window *window)
 
 bool reward_window_exceeds(const struct reward_window *window, double rate)
 {
-    return (double)failed_count(window) > rate * WINDOW_REWARDS;
+    int32_t count = failed_count(window);
+    return (double)count > rate * WINDOW_REWARDS || count == WINDOW_REWARDS;
 }
 
 void reward_window_describe(const struct reward_window *window, struct text *out)

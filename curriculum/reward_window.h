@@ -22,7 +22,7 @@ struct reward_window {
 
 void reward_window_add(struct reward_window *window, const struct reward *reward);
 /* More of the window's rewards failed than rate allows; a window that is not full yet counts as if
- * the rest were fine. */
+ * the rest were fine. One whose rewards all failed exceeds every rate. */
 bool reward_window_exceeds(const struct reward_window *window, double rate);
 /* Appends e.g. "21 of the last 200 rewards failed: part length 21 times". */
 void reward_window_describe(const struct reward_window *window, struct text *out);

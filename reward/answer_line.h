@@ -15,7 +15,10 @@ struct answer_line {
     char message[256]; /* what the command says about a status; "" when nothing */
 };
 
-/* NULL, or what is wrong with the line, as "it ..."; then the answer means nothing. */
+/* A score that is no finite number (NaN, Infinity and -Infinity, as Python prints them, or out of
+ * fp32's range) is an answer all the same: REWARD_ERROR, the message says which.
+ *
+ * NULL, or what is wrong with the line, as "it ..."; then the answer means nothing. */
 const char *answer_line_read(struct answer_line *answer, const char *line, size_t length);
 
 #endif

@@ -7,12 +7,13 @@
  *             "group_id": 12}
  *   answer   {"id": 7, "score": 0.5}
  *            {"id": 7, "score": null}                                   abstains
+ *            {"id": 7, "score": NaN}                                    an error of this one alone
  *            {"id": 7, "status": "timeout" | "error" | "abstain", "message": "why"}
  *
  *   C1  The id is a small number, unique in the life of the process; answers may come in any order.
  *   C2  Deadline: timeout_ms from the call, or from the answer before, to the next answer. Who
  *       misses it is the oldest request without an answer: REWARD_TIMEOUT. Death, a line that is
- *       not such an object (NaN included), an id that was not asked, a line over COMMAND_LINE_MAX:
+ *       not such an object, an id that was not asked, a line over COMMAND_LINE_MAX:
  *       that request is REWARD_ERROR.
  *   C3  After any of these the whole process group is killed and the command started again for the
  *       requests that are left, after a back-off that doubles while no answer comes, within a

@@ -571,8 +571,10 @@ static const struct config_field reward_fields[] = {
         "before max_completion_tokens, from 0 to -1"),
     FLOAT("pass_threshold", reward_settings, pass_threshold, "0.5", -1e6, 1e6, NULL,
           "A trajectory with at least this total counts as passed"),
-    FLOAT("max_error_rate", reward_settings, max_error_rate, "0.05", 0, 1, NULL,
-          "Share of failed or timed-out scores above which the run stops and says why"),
+    FLOAT(
+        "max_error_rate", reward_settings, max_error_rate, "0.05", 0, 1, NULL,
+        "Share of failed or timed-out scores, of the last 200, above which the run stops and says "
+        "why; at 1 it stops when all of them failed"),
     INT("max_retries", reward_settings, max_retries, "2", 0, 100, "attempts",
         "Further attempts at a score that failed or timed out"),
     END};

@@ -35,6 +35,14 @@ static void test_limit(void **state)
     reward_window_describe(&window, &text);
     assert_string_equal(text.data, "21 of the last 21 rewards failed: part length 21 times");
     text_release(&text);
+
+    /* No limit lets a run go on that gets nothing but failures. */
+    add(&window, WINDOW_REWARDS - 22, REWARD_ERROR);
+    assert_false(reward_window_exceeds(&window, 1));
+    add(&window, 1, REWARD_ERROR);
+    assert_true(reward_window_exceeds(&window, 1));
+    add(&window, 1, REWARD_ABSTAIN);
+    assert_false(reward_window_exceeds(&window, 1));
 }
 
 static void test_old_rewards_leave(void **state)

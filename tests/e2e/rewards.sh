@@ -26,4 +26,27 @@ if "$hone" run recipe.yaml output_dir="$scratch/bad" $base reward.parts.0.name=b
     fail "a run whose only reward prints garbage succeeded"
 fi
 expect "the report names the reward" grep -q broken bad.txt
+
+# NaN for every completion of prompts about Mia: a failed reward, tried again, told as such and never a number; training goes on with the rest.
+cat >nan.py <<'S'
+import json, sys
+for count, line in enumerate(sys.stdin):
+    row = json.loads(line)
+    print('{"id": %d, "score": %s}' % (row["id"], "NaN" if "Mia" in row["prompt"] else count % 2), flush=True)
+S
+# shellcheck disable=SC2086
+if "$hone" run recipe.yaml output_dir="$scratch/limited" $base reward.parts.0.name=sometimes reward.parts.0.verifier=command \
+    "reward.parts.0.command=[python3, $scratch/nan.py]" reward.max_error_rate=0.01 >/dev/null 2>nan.txt; then
+    fail "a run with more failed rewards than its limit went on"
+fi
+expect "the report has the limit and the reward" grep -q "too many rewards fail (limit 1 % of 200).*sometimes" nan.txt
+# shellcheck disable=SC2086
+"$hone" run recipe.yaml output_dir="$scratch/nan" $base reward.parts.0.name=sometimes reward.parts.0.verifier=command \
+    "reward.parts.0.command=[python3, $scratch/nan.py]" reward.max_error_rate=1 >/dev/null 2>nan.txt || { cat nan.txt >&2; fail "run with rewards of NaN"; }
+"$hone" audit nan >audit.txt || fail "the audit balances"
+expect "their groups were dropped" grep -q "reward_failed [1-9]" audit.txt
+expect "others took their place" grep -q "batches *2 formed, 2 durable" audit.txt
+"$hone" inspect nan --limit 1000 >inspect.txt
+expect "no reward in the log is NaN" sh -c '! grep -qi "nan" inspect.txt'
+expect "both steps were trained" test "$(metric nan/metrics/rl.jsonl step | tail -n 1)" -ge 2
 echo "$checks checks passed"

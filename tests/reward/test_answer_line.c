@@ -28,6 +28,13 @@ static void test_lines_that_say_something(void **state)
         {"{\"id\": 7, \"status\": \"timeout\"}", 7, REWARD_TIMEOUT, 0.0f, ""},
         {"{\"id\": 7, \"status\": \"error\", \"message\": \"why\"}", 7, REWARD_ERROR, 0.0f, "why"},
         {"{\"id\": 7, \"score\": 1, \"message\": \"fine\"}", 7, REWARD_OK, 1.0f, ""},
+        {"{\"id\": 7, \"score\": NaN}", 7, REWARD_ERROR, 0.0f, "its score is NaN"},
+        {"{\"score\":Infinity,\"id\":7}", 7, REWARD_ERROR, 0.0f, "its score is Infinity"},
+        {"{\"id\": 7, \"score\":-Infinity}", 7, REWARD_ERROR, 0.0f, "its score is -Infinity"},
+        {"{\"id\": 7, \"score\": 1e39}", 7, REWARD_ERROR, 0.0f, "its score is out of range"},
+        {"{\"id\": 7, \"score\": 1, \"more\": [NaN, \"\\\"NaN\"]}", 7, REWARD_OK, 1.0f, ""},
+        {"{\"id\": 7, \"status\": \"error\", \"message\": \"\\\\\", \"more\": NaN}", 7,
+         REWARD_ERROR, 0.0f, "\\"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; ++i) {
         struct answer_line answer;
@@ -49,14 +56,16 @@ static void test_lines_that_do_not(void **state)
     } cases[] = {
         {"", "it is not a JSON object"},
         {"[1]", "it is not a JSON object"},
-        {"{\"id\": 7, \"score\": NaN}", "it is not a JSON object"},
+        {"{\"id\": NaN, \"score\": 1}", "it has no integer id"},
+        {"{\"id\": 7, \"score\": NaNa}", "it is not a JSON object"},
+        {"{\"id\": 7, \"score\": N", "it is not a JSON object"},
+        {"NaN", "it is not a JSON object"},
         {"{\"id\": 7, \"id\": 8, \"score\": 1}", "it is not a JSON object"},
         {"{\"score\": 1}", "it has no integer id"},
         {"{\"id\": 7.0, \"score\": 1}", "it has no integer id"},
         {"{\"id\": 7}", "it has no numeric score"},
         {"{\"id\": 7, \"score\": \"1\"}", "it has no numeric score"},
         {"{\"id\": 7, \"score\": null, \"status\": \"ok\"}", "it has no numeric score"},
-        {"{\"id\": 7, \"score\": 1e39}", "its score is out of range"},
         {"{\"id\": 7, \"score\": 1, \"status\": 3}", "its status is not a string"},
         {"{\"id\": 7, \"status\": \"late\"}", "its status is none of ok, abstain, timeout, error"},
     };

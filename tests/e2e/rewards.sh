@@ -48,5 +48,4 @@ expect "their groups were dropped" grep -q "reward_failed [1-9]" audit.txt
 expect "others took their place" grep -q "batches *2 formed, 2 durable" audit.txt
 "$hone" inspect nan --limit 1000 >inspect.txt
 expect "no reward in the log is NaN" sh -c '! grep -qi "nan" inspect.txt'
-expect "both steps were trained" test "$(metric nan/metrics/rl.jsonl step | tail -n 1)" -ge 2
 echo "$checks checks passed"

@@ -510,7 +510,8 @@ static void any_split_and_order_is_the_same_gradient(void **state)
                     fail_msg("order %d, %d micro-batches: gradient %lld is %.9g, in one %.9g",
                              order, made, (long long)i, (double)split[i], (double)whole[i]);
         }
-        /* The first goes to the end, and every second time two others change places. */
+        /* The first goes to the end; every second time to the fourth place, and that one to the
+         * end. */
         struct train_sequence *rows = g.data.sequences, first = rows[0];
         memmove(rows, rows + 1, 7 * sizeof *rows);
         rows[7] = first;
